@@ -51,7 +51,9 @@ def _hydra(error: Exception, overrides: Sequence[str], root: type) -> str:
     if isinstance(cause, OmegaConfBaseException):
         return _omegaconf(cause, overrides, root)
     text = str(error)
-    option = re.search(r"Could not find '([^']+)/([^'/]+)'", text) or re.search(r"In '.*?': Could not find '(.*?)/(.*?)'", text)
+    option = re.search(r"Could not find '([^']+)/([^'/]+)'", text) or re.search(
+        r"In '.*?': Could not find '(.*?)/(.*?)'", text
+    )
     if option:
         from extes_train.composition import group_options
 
@@ -68,7 +70,7 @@ def _hydra(error: Exception, overrides: Sequence[str], root: type) -> str:
 
 
 def _omegaconf(error: Any, overrides: Sequence[str], root: type) -> str:
-    from omegaconf.errors import ConfigKeyError, ConfigAttributeError, MissingMandatoryValue, ValidationError
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, ValidationError
 
     key = error.full_key or ""
     if isinstance(error, (ConfigKeyError, ConfigAttributeError)):
@@ -85,7 +87,9 @@ def _omegaconf(error: Any, overrides: Sequence[str], root: type) -> str:
 
 def _unknown(key: str, overrides: Sequence[str], root: type) -> str:
     """An unknown key, by its full dotted name, with the nearest known one and what the section holds."""
-    full = next((o.partition("=")[0].lstrip("+~") for o in overrides if o.partition("=")[0].lstrip("+~").endswith(key)), key)
+    full = next(
+        (o.partition("=")[0].lstrip("+~") for o in overrides if o.partition("=")[0].lstrip("+~").endswith(key)), key
+    )
     known = known_keys(root)
     section = full.rpartition(".")[0]
     siblings = [k for k in known if k.rpartition(".")[0] == section]

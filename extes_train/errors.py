@@ -1,18 +1,18 @@
 """Every error a user can meet.
 
-    ExtesError                    exit 1
-    ├── UserError                 exit 2    what the user wrote or pointed at
-    │   ├── ConfigError                     a key, a value, a combination (names the dotted key)
-    │   ├── DataError                       a dialogue, a file (names file:line and the field)
-    │   ├── RunDirError                     a run directory that cannot be used
-    │   ├── ModelError                      a model or tokenizer folder, an unsupported architecture
-    │   ├── LayoutError                     a template or model that cannot take token trees
-    │   ├── TeacherError                    an endpoint that refuses: address, key, model
-    │   └── LaunchError                     a request the machine or the cluster cannot serve
-    ├── BudgetReached             exit 0    a cap of generation was reached: a clean stop
-    ├── TrainingError             exit 1    NaN loss, zero steps, a lost rank
-    ├── Requeue                   exit 75   checkpointed, wants to be started again
-    └── Interrupted               exit 130  stopped by the user
+ExtesError                    exit 1
+├── UserError                 exit 2    what the user wrote or pointed at
+│   ├── ConfigError                     a key, a value, a combination (names the dotted key)
+│   ├── DataError                       a dialogue, a file (names file:line and the field)
+│   ├── RunDirError                     a run directory that cannot be used
+│   ├── ModelError                      a model or tokenizer folder, an unsupported architecture
+│   ├── LayoutError                     a template or model that cannot take token trees
+│   ├── TeacherError                    an endpoint that refuses: address, key, model
+│   └── LaunchError                     a request the machine or the cluster cannot serve
+├── BudgetReached             exit 0    a cap of generation was reached: a clean stop
+├── TrainingError             exit 1    NaN loss, zero steps, a lost rank
+├── Requeue                   exit 75   checkpointed, wants to be started again
+└── Interrupted               exit 130  stopped by the user
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data_gen.config import GenerateConfig, InpaintConfig, ServeConfig, TeacherConfig
-from extes_train.dialogue.checks import at_least, one_of
 from extes_train.config import TRAIN_SCHEMAS, TrainConfig
+from extes_train.dialogue.checks import at_least, one_of
 
 
 @dataclass

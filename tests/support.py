@@ -27,7 +27,9 @@ def gloo_run(function: Callable[..., Any], world_size: int, *args: Any, timeout_
     context = mp.get_context("spawn")
     queue = context.Queue()
     port = free_port()
-    ranks = [context.Process(target=_rank, args=(function, r, world_size, port, queue, args)) for r in range(world_size)]
+    ranks = [
+        context.Process(target=_rank, args=(function, r, world_size, port, queue, args)) for r in range(world_size)
+    ]
     for process in ranks:
         process.start()
     results: dict[int, Any] = {}
@@ -44,7 +46,9 @@ def gloo_run(function: Callable[..., Any], world_size: int, *args: Any, timeout_
     return [results[rank] for rank in range(world_size)]
 
 
-def _rank(function: Callable[..., Any], rank: int, world_size: int, port: int, queue: Any, args: tuple[Any, ...]) -> None:
+def _rank(
+    function: Callable[..., Any], rank: int, world_size: int, port: int, queue: Any, args: tuple[Any, ...]
+) -> None:
     os.environ.update(
         RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(world_size),
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1",
