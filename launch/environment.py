@@ -1,0 +1,49 @@
+"""Every environment variable that `launch` reads, and the ones it sets for workers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def worker_environment(extra: Mapping[str, str], processes: int, exit_records: Path | None) -> dict[str, str]:
+    """The environment of workers: threads shared out among `processes`, no spinning, records of how each ended."""
+    environment = dict(os.environ)
+    threads = max(1, available_cores() // max(1, processes))
+    environment.setdefault("OMP_NUM_THREADS", str(threads))
+    # spinning OpenMP threads multiply step times where processes share cores (docs/log.md)
+    environment.setdefault("OMP_WAIT_POLICY", "passive")
+    environment.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if exit_records is not None:
+        environment["EXTES_EXIT_RECORDS"] = str(exit_records)
+    # workers must import this code wherever they start
+    checkout = str(Path(__file__).resolve().parent.parent)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [checkout, environment.get("PYTHONPATH")]))
+    environment.update(extra)
+    return environment
+
+
+def available_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def visible_gpus() -> int:
+    """GPUs this machine shows, without importing torch: CUDA_VISIBLE_DEVICES, else /dev/nvidia*."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([part for part in visible.split(",") if part.strip() not in ("", "-1")])
+    return len([path for path in Path("/dev").glob("nvidia[0-9]*") if path.name[6:].isdigit()])
+
+
+def is_colour_terminal() -> bool:
+    """True when stdout is a terminal and NO_COLOR is not set."""
+    import sys
+
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+def slurm_conf_present() -> bool:
+    """True where Slurm's commands can be expected to find a controller."""
+    return bool(os.environ.get("SLURM_CONF")) or Path("/etc/slurm/slurm.conf").exists()

@@ -1,0 +1,142 @@
+"""Workers on this machine: start, forward signals, restart after a kill, and tell how they ended."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from extes_train.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_REQUEUE
+from launch.environment import worker_environment
+
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+KILLED = (-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT)
+
+
+@dataclass
+class Outcome:
+    """How a group of workers ended."""
+
+    code: int  # of DESIGN's list
+    text: str = ""  # the failing rank's own words, '' where it printed them itself or there are none
+    killed: bool = False  # a worker was killed from outside: worth another try
+
+
+def run_workers(
+    command: Sequence[str],
+    *,
+    run_dir: Path,
+    processes: int,
+    environment: Mapping[str, str] | None = None,
+    max_restarts: int = 0,
+    output: Path | None = None,
+) -> int:
+    """Run `command` until it succeeds, fails by itself, or was killed more than `max_restarts` times.
+
+    Signals to this process go to the workers. Returns the exit code of the rank that failed first; its traceback
+    is the last thing printed. Output goes to the terminal, or to `output`.
+    """
+    last_step: int | None = -1
+    for attempt in range(max_restarts + 1):
+        outcome = _run_once(command, run_dir, processes, environment or {}, output)
+        if not outcome.killed or attempt == max_restarts:
+            break
+        step = checkpointed_step(run_dir)
+        if attempt > 0 and step == last_step:
+            outcome.text += f"\nkilled twice at the same checkpoint (step {step}): not started again"
+            break
+        last_step = step
+        print(f"extes: a worker was killed; restart {attempt + 1} of {max_restarts}", file=sys.stderr, flush=True)
+    if outcome.text:
+        print(outcome.text, file=sys.stderr, flush=True)
+    return outcome.code
+
+
+def _run_once(
+    command: Sequence[str], run_dir: Path, processes: int, environment: Mapping[str, str], output: Path | None
+) -> Outcome:
+    records = run_dir / "logs" / "exit"
+    shutil.rmtree(records, ignore_errors=True)
+    records.mkdir(parents=True, exist_ok=True)
+    received: list[int] = []
+    stream = open(output, "ab") if output else None  # noqa: SIM115
+    child = subprocess.Popen(
+        list(command),
+        env=worker_environment(environment, processes, records),
+        start_new_session=True,
+        stdout=stream,
+        stderr=subprocess.STDOUT if stream else None,
+    )
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for worker in _workers(child.pid):
+            worker.send_signal(number)
+
+    previous = {number: signal.signal(number, forward) for number in FORWARDED}
+    try:
+        child.wait()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        if stream:
+            stream.close()
+        if child.poll() is None:
+            child.kill()
+    return judge(child.returncode, records, signal.SIGINT in received)
+
+
+def _workers(pid: int) -> list[Any]:
+    """The processes that train: below torchrun's agent, or the child itself."""
+    import psutil
+
+    try:
+        root = psutil.Process(pid)
+        below = [process for process in root.children(recursive=True) if _is_worker(process)]
+        return below or [root]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _is_worker(process: Any) -> bool:
+    import psutil
+
+    try:
+        words = process.cmdline()
+        return any(word.startswith("extes_train.") for word in words) and "launch.agent" not in words
+    except psutil.Error:
+        return False
+
+
+def judge(returncode: int, records: Path, interrupted: bool = False) -> Outcome:
+    """The outcome from the process's return code and the ranks' exit records."""
+    if returncode == EXIT_OK:
+        return Outcome(EXIT_OK)
+    if interrupted:
+        return Outcome(EXIT_INTERRUPTED)
+    ranks = sorted((json.loads(path.read_text()) for path in records.glob("rank-*.json")), key=lambda r: r["time"])
+    failed = [record for record in ranks if record["code"] not in (EXIT_OK, EXIT_REQUEUE)]
+    agent = json.loads((records / "agent.json").read_text()) if (records / "agent.json").exists() else []
+    if returncode in KILLED or any(failure["exitcode"] in KILLED for failure in agent):
+        return Outcome(128 + 9, "a worker was killed (out of memory? see the kernel's log)", killed=True)
+    if failed:
+        first = failed[0]
+        # a user's error is one line and every rank has the same; rank 0 has printed it
+        own_words = first["traceback"] if first["rank"] != 0 and first["code"] == EXIT_INTERNAL else ""
+        return Outcome(first["code"], own_words)
+    if any(record["code"] == EXIT_REQUEUE for record in ranks) or returncode == EXIT_REQUEUE:
+        return Outcome(EXIT_REQUEUE)
+    return Outcome(returncode if returncode > 0 else EXIT_INTERNAL)
+
+
+def checkpointed_step(run_dir: Path) -> int | None:
+    """Step of the newest completed checkpoint, None before the first."""
+    steps = [int(path.parent.name.split("-")[1]) for path in run_dir.glob("checkpoints/step-*/COMPLETED")]
+    return max(steps, default=None)
