@@ -1,0 +1,81 @@
+"""What every worker entry shares: how it fails, what it exits with, what it leaves for the launcher to read.
+
+A worker is one process of a run. Its exit code comes from the error tree; torchrun replaces it by its own, so each
+rank also writes a record to EXTES_EXIT_RECORDS, where a launcher finds the true code and the traceback.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from extes_train.environment import exit_record_directory, rank_variables
+from extes_train.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, ExtesError, Interrupted, Requeue, UserError
+
+
+def run_worker(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> NoReturn:
+    """Run `main(argv)` and end the process with the code of DESIGN's list (0, 1, 2, 75, 130).
+
+    Ends through `os._exit` after a failure: a rank that fails must not wait in the interpreter's shutdown for
+    ranks or threads that wait for it.
+    """
+    faulthandler.enable()
+    code, shown = outcome_of(main, sys.argv[1:] if argv is None else argv)
+    write_exit_record(code, shown)
+    sys.stdout.flush()
+    if shown:
+        print(shown, file=sys.stderr)
+    sys.stderr.flush()
+    if code == EXIT_OK:
+        sys.exit(code)
+    os._exit(code)
+
+
+def outcome_of(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> tuple[int, str]:
+    """Call `main(argv)`; returns the exit code and what the user is to read ('' after a success)."""
+    try:
+        main(argv)
+    except SystemExit as error:  # argparse
+        return error.code if isinstance(error.code, int) else EXIT_OK if error.code is None else EXIT_INTERNAL, ""
+    except (UserError, Requeue, Interrupted) as error:
+        return error.exit_code, _line(error)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED, "interrupted"
+    except ExtesError as error:
+        return error.exit_code, f"{traceback.format_exc()}{_line(error)}" if error.__cause__ else _line(error)
+    except BaseException:
+        return EXIT_INTERNAL, f"{_where()}\n{traceback.format_exc()}"
+    return EXIT_OK, ""
+
+
+def write_exit_record(code: int, shown: str) -> None:
+    """Leave RANK.json in EXTES_EXIT_RECORDS: rank, code, the text shown, host, time. Never raises."""
+    directory = exit_record_directory()
+    if directory is None:
+        return
+    from extes_train.dialogue.files import write_json
+
+    rank = rank_variables().rank
+    record = {
+        "rank": rank, "code": code, "traceback": shown, "host": socket.gethostname(), "pid": os.getpid(),
+        "time": time.time(),
+    }  # fmt: skip
+    try:
+        write_json(directory / f"rank-{rank}.json", record)
+    except OSError as error:
+        print(f"exit record not written: {error}", file=sys.stderr)
+
+
+def _line(error: ExtesError) -> str:
+    """One clear line; further ranks say who they are."""
+    return f"{'' if rank_variables().rank == 0 else _where() + ' '}{error}"
+
+
+def _where() -> str:
+    return f"[rank {rank_variables().rank} on {socket.gethostname()}]"
