@@ -1,0 +1,47 @@
+"""Random windows, and slow but plain readings of rows, for the tests of trees."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+from hypothesis import strategies as st
+
+from extes_train.tokens.row import Row
+from extes_train.tokens.windows import Response, Window
+
+
+@st.composite
+def windows(draw: st.DrawFn, max_turns: int = 4, max_alternatives: int = 3, vocabulary: int = 50) -> Window:
+    """A window of random ids whose trunk may end with its last response or with context."""
+    length = st.integers(1, 6)
+    ids = lambda n: np.array(draw(st.lists(st.integers(0, vocabulary - 1), min_size=n, max_size=n)), dtype=np.int32)  # noqa: E731
+    trunk, responses = list(ids(draw(length))), []
+    for turn in range(draw(st.integers(1, max_turns))):
+        attach, original = len(trunk), ids(draw(length))
+        responses.append(Response(turn, -1, attach, original, 1, 1))
+        for number in range(draw(st.integers(0, max_alternatives))):
+            responses.append(Response(turn, number, attach, ids(draw(length)), 1, 1))
+        trunk += [*original, *ids(draw(st.integers(0, 5)))]
+    return Window(0, 0, 1, np.array(trunk, dtype=np.int32), responses)
+
+
+def scored(row: Row) -> Counter[tuple[tuple[int, ...], int, float]]:
+    """Multiset of (ids before, target id, weight), read along the parents."""
+    found: Counter[tuple[tuple[int, ...], int, float]] = Counter()
+    for target, predictor, weight in zip(row.target_Q, row.predictor_Q, row.weight_Q):
+        path, node = [], int(predictor)
+        while node >= 0:
+            path.append(int(row.ids_T[node]))
+            node = int(row.parent_T[node])
+        found[tuple(reversed(path)), int(row.ids_T[target]), round(float(weight), 6)] += 1
+    return found
+
+
+def seen(row: Row, query: int) -> list[int]:
+    """Row indices on the path from the root to `query`, along the parents."""
+    path = []
+    while query >= 0:
+        path.append(query)
+        query = int(row.parent_T[query])
+    return path[::-1]
