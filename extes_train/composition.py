@@ -12,11 +12,11 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from extes_train.combinations import check_combinations
 from extes_train.config import LAUNCHER_SECTIONS, TRAIN_SCHEMAS, TrainConfig
+from extes_train.overrides import normalise
 
 T = TypeVar("T", bound=TrainConfig)
-
-ALIASES = {"inpaint.in": "inpaint.input"}  # `in` is no name for a Python field
 
 
 def config_directory() -> Path:
@@ -31,20 +31,6 @@ def group_options() -> dict[str, list[str]]:
     return {group.name: sorted(path.stem for path in group.glob("*.yaml")) for group in groups}
 
 
-def normalise(overrides: Sequence[str]) -> list[str]:
-    """Expand aliases, and let `model.path` imply `model=llama` where no model is chosen."""
-    result = []
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        bare = key.lstrip("+~")
-        result.append(key[: len(key) - len(bare)] + ALIASES.get(bare, bare) + equals + value)
-    keys = {override.partition("=")[0].lstrip("+") for override in result}
-    path = [o.partition("=")[2] for o in result if o.partition("=")[0].lstrip("+") == "model.path"]
-    if path and path[-1] not in ("null", "~", "") and "model" not in keys:
-        result.insert(0, "model=llama")
-    return result
-
-
 def compose(
     overrides: Sequence[str] = (),
     root: type[T] = TrainConfig,  # type: ignore[assignment]
@@ -52,7 +38,7 @@ def compose(
 ) -> T:
     """Compose `configs/config.yaml` with `overrides` to a `root` dataclass.
 
-    Raises ConfigError for an unknown key, group or option, a wrong type or a refused value.
+    Raises ConfigError for an unknown key, group or option, a wrong type, a refused value or combination of values.
     """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
@@ -65,13 +51,14 @@ def compose(
     overrides = normalise(overrides)
     if root is TrainConfig:
         overrides = [override for override in overrides if not _foreign(override)]
-    with explained(overrides, root):
+    with explained(overrides, root, schemas):
         _store_schemas(ConfigStore.instance(), root, schemas)
         GlobalHydra.instance().clear()
         with initialize_config_dir(str(config_directory()), version_base="1.3", job_name="extes"):
             composed = hydra_compose("config", overrides=list(overrides))
         config = OmegaConf.to_object(composed)
     assert isinstance(config, root), type(config)
+    check_combinations(config)
     return config
 
 
@@ -97,10 +84,12 @@ def to_yaml(config: Any) -> str:
 
 
 def plain(config: Any) -> Any:
-    """`config` with dataclasses turned into dictionaries; sections that are None are left out."""
+    """`config` with dataclasses turned into dictionaries; the launcher's sections only where they are typed."""
     if is_dataclass(config) and not isinstance(config, type):
-        values = {field.name: plain(getattr(config, field.name)) for field in fields(config)}
-        return {key: value for key, value in values.items() if not (key in LAUNCHER_SECTIONS and value is None)}
+        values = {field.name: getattr(config, field.name) for field in fields(config)}
+        return {
+            key: plain(value) for key, value in values.items() if key not in LAUNCHER_SECTIONS or is_dataclass(value)
+        }
     if isinstance(config, Mapping):
         return {key: plain(value) for key, value in config.items()}
     if isinstance(config, (list, tuple)):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from extes_train.errors import UserError
+from extes_train.overrides import normalise, override
 from launch.config import SCHEMAS, RootConfig
 
 # keys that hold a path of the caller's; names that may also be a hub id or a built-in are resolved only if they exist
@@ -62,7 +63,7 @@ def read_request(verb: str, arguments: Sequence[str]) -> Request | None:
 
 def compose_request(words: Sequence[str]) -> Request:
     """Compose twice at most: once to see the paths, once more with them absolute."""
-    from extes_train.composition import compose, normalise
+    from extes_train.composition import compose
 
     words = normalise(words)
     config = compose(words, RootConfig, SCHEMAS)
@@ -96,28 +97,6 @@ def set_key(config: Any, dotted: str, value: Any) -> None:
     for parent in parents:
         config = getattr(config, parent)
     setattr(config, name, value)
-
-
-def override(key: str, value: Any) -> str:
-    """One Hydra override; strings are quoted so that no character of theirs is read as grammar."""
-    return f"{key}={hydra_value(value)}"
-
-
-def hydra_value(value: Any) -> str:
-    """A Python value in Hydra's override grammar."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return repr(value)
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(map(hydra_value, value)) + "]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{key}:{hydra_value(item)}" for key, item in value.items()) + "}"
-    text = str(value)
-    quoted = text.replace("'", "\\'") if not text.endswith("\\") else text.replace("'", "\\'") + "\\"
-    return f"'{quoted}'"
 
 
 def print_config(verb: str, config: RootConfig) -> None:
