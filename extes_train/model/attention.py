@@ -1,0 +1,120 @@
+"""Attention over token trees: the backends behind one small interface.
+
+`use_attention` picks a backend and sets it on the model; `attention_inputs` is what the forward pass hands down for a
+row. A row travels as a keyword argument, not in a context: gradient checkpointing runs the layers a second time in the
+backward pass and must find the same row.
+
+    structured   CPU: no cost for masked pairs (structured.py)
+    sdpa         dense bool mask; the reference, everywhere
+    eager        dense additive mask
+    flex         FlexAttention with a block mask made once per row (flex.py); GPU
+    varlen       variable-length flash attention (varlen.py); GPU
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from extes_train.errors import ConfigError
+from extes_train.model.batch import RowBatch
+
+log = logging.getLogger(__name__)
+
+OURS = ("structured", "flex", "varlen")
+PREFIX = "extes_"
+
+
+def use_attention(model: nn.Module, name: str, device: torch.device | str = "cpu") -> str:
+    """Set the attention backend of `model` and return the name of the one chosen (never `auto`).
+
+    Raises ConfigError where `name` cannot run on `device`.
+    """
+    from extes_train.model.forward import causal_lm
+
+    chosen = choose(name, torch.device(device).type)
+    register()
+    causal_lm(model).set_attn_implementation(PREFIX + chosen if chosen in OURS else chosen)
+    log.info("attention=%s%s", chosen, " (auto)" if name == "auto" else "")
+    return chosen
+
+
+def choose(name: str, device_type: str) -> str:
+    """The backend that `name` stands for on this kind of device.
+
+    On a CPU the structured path is never slower than a dense mask (docs/benchmarks.md); a row of one trunk is
+    one causal call in it. On a GPU flash attention where it is installed, else flex.
+    """
+    cuda = device_type == "cuda"
+    if name == "auto":
+        return "structured" if not cuda else "varlen" if _flash_attn_installed() else "flex"
+    if name == "flash_attention_2":
+        name = "varlen"
+    if name == "flex" and not cuda:
+        raise ConfigError("model.attention=flex: FlexAttention trains on a GPU only; use structured or sdpa here")
+    if name == "varlen" and not (cuda and _flash_attn_installed()):
+        raise ConfigError(
+            "model.attention=varlen needs a GPU and the package flash-attn (pip install -e .[gpu]); "
+            "use auto, sdpa or structured here"
+        )
+    return name
+
+
+def _flash_attn_installed() -> bool:
+    return importlib.util.find_spec("flash_attn") is not None
+
+
+def register() -> None:
+    """Make our backends known to transformers. Without a row they behave as `sdpa`, masks included."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    from extes_train.model.flex import flex_attention_forward
+    from extes_train.model.structured import structured_attention_forward
+    from extes_train.model.varlen import varlen_attention_forward
+
+    functions = (structured_attention_forward, flex_attention_forward, varlen_attention_forward)
+    for name, function in zip(OURS, functions, strict=True):
+        AttentionInterface.register(PREFIX + name, function)
+        AttentionMaskInterface.register(PREFIX + name, sdpa_mask)
+
+
+def attention_inputs(config: Any, batch: RowBatch, dtype: torch.dtype) -> dict[str, Any]:
+    """Keyword arguments of the decoder's forward pass for this row under the model's backend."""
+    implementation = config._attn_implementation
+    if implementation.startswith(PREFIX):
+        # a 4-D mask is passed on as it is, so transformers builds none of its own; ours do not look at it
+        if "unused" not in batch.cache:
+            batch.cache["unused"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=batch.device)
+        return {"attention_mask": batch.cache["unused"], "row": batch}
+    if implementation == "sdpa":
+        return {"attention_mask": batch.allowed_TT()[None, None]}
+    if implementation == "eager":
+        return {"attention_mask": _additive(batch, dtype)}
+    raise ConfigError(f"model.attention: rows cannot go through {implementation!r}; call use_attention first")
+
+
+def _additive(batch: RowBatch, dtype: torch.dtype) -> Tensor:
+    """eager adds its mask to the scores: a bool mask there would be wrong without an error."""
+    key = f"additive {dtype}"
+    if key not in batch.cache:
+        allowed_TT = batch.allowed_TT()
+        mask_TT = torch.zeros(allowed_TT.shape, dtype=dtype, device=batch.device)
+        batch.cache[key] = mask_TT.masked_fill(~allowed_TT, torch.finfo(dtype).min)[None, None]
+    return batch.cache[key]
+
+
+def sdpa_without_row(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **rest: Any):  # type: ignore[no-untyped-def]
+    """transformers' sdpa, for calls that are not rows (generation with a cache)."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    return sdpa_attention_forward(module, query, key, value, mask, **rest)
+
+
+def repeat_heads(tensor: Tensor, times: int) -> Tensor:
+    """(B, h, T, D) -> (B, h * times, T, D), each head repeated next to itself (grouped-query attention)."""
+    return tensor if times == 1 else tensor.repeat_interleave(times, dim=1)

@@ -1,0 +1,192 @@
+"""Models and tokenizers from a folder or the hub, with errors that say what is wrong with the folder."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from extes_train.errors import LayoutError, ModelError
+from extes_train.model.config import ModelConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# model types whose layers are Llama's as far as a tree is concerned: rotary positions, plain softmax attention
+# through transformers' attention interface. Each is held against independent sequences in tests/model.
+TREE_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+
+
+def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """The tokenizer of `model.tokenizer`, else of `model.path`. A missing pad token becomes end-of-sequence.
+
+    (Padding only fills batches in generation: targets come from spans, never from comparing ids with pad.)
+    Raises ModelError for a missing folder, one without a tokenizer, or a tokenizer without end-of-sequence.
+    """
+    from transformers import AutoTokenizer
+
+    path = _checked_path(config.tokenizer or config.path, "model.tokenizer" if config.tokenizer else "model.path")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=config.revision)
+    except Exception as error:
+        raise ModelError(f"{path}: no tokenizer can be loaded from here ({_first_line(error)})") from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"{path}: the tokenizer has no end-of-sequence token, so a response cannot end; "
+            "set eos_token in its tokenizer_config.json"
+        )
+    if tokenizer.pad_token_id is None:
+        log.info("%s: no pad token; %r is used", path, tokenizer.eos_token)
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(
+    config: ModelConfig, *, trees: bool = False, dtype: str | None = None, device: torch.device | str = "cpu"
+) -> PreTrainedModel:
+    """The causal language model of `model.path` in `dtype` (default `model.dtype`) on `device`.
+
+    With `trees`, LayoutError for an architecture that is not known to take token trees. Raises ModelError for a
+    missing folder, one without config.json or safetensors, or weights that do not fit the architecture.
+    """
+    from transformers import AutoModelForCausalLM
+
+    path = _checked_path(config.path, "model.path")
+    model_config = _model_config(path, config.revision)
+    if trees:
+        check_takes_trees(model_config, config.context_length)
+    torch_dtype = DTYPES[dtype or config.dtype]
+    if config.random_weights:
+        model = AutoModelForCausalLM.from_config(model_config, dtype=torch_dtype, attn_implementation="sdpa")
+        return model.to(device)
+    _check_weights(path)
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            path,
+            revision=config.revision,
+            dtype=torch_dtype,
+            use_safetensors=True,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+        )
+    except Exception as error:
+        raise ModelError(f"{path}: the weights cannot be loaded ({_first_line(error)})") from error
+    wrong = {key: sorted(map(str, found.get(key) or [])) for key in ("missing_keys", "mismatched_keys")}
+    if any(wrong.values()):
+        raise ModelError(
+            f"{path}: the weights do not fit {model_config.model_type}: "
+            + "; ".join(f"{key.replace('_', ' ')}: {', '.join(names[:5])}" for key, names in wrong.items() if names)
+        )
+    return model.to(device)
+
+
+def new_tiny_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> PreTrainedModel:
+    """A new Llama with the shape in `config` and the tokenizer's vocabulary, weights drawn from `seed`."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads,
+        num_key_value_heads=config.num_key_value_heads,
+        max_position_embeddings=config.context_length or 1024,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM._from_config(shape, attn_implementation="sdpa", dtype=torch.float32)
+    return model.to(DTYPES[config.dtype])
+
+
+def context_length(config: ModelConfig, model_config: Any) -> int:
+    """Longest path in tokens: `model.context_length`, at most what the model was made for."""
+    limit = int(getattr(model_config, "max_position_embeddings", 0) or 0)
+    if config.context_length is None:
+        return limit or 2048
+    if limit and config.context_length > limit:
+        raise ModelError(f"model.context_length={config.context_length}: {config.path} was made for {limit} tokens")
+    return config.context_length
+
+
+def check_takes_trees(model_config: Any, longest: int | None = None) -> None:
+    """LayoutError unless the architecture is known to compute a branch exactly as a sequence of its own."""
+    name = getattr(model_config, "model_type", "?")
+    way_out = "set tokens.layout=flat"
+    if name not in TREE_MODEL_TYPES:
+        raise LayoutError(
+            f"model type {name!r} is not known to take token trees (known: {', '.join(TREE_MODEL_TYPES)}); {way_out}"
+        )
+    window = getattr(model_config, "sliding_window", None)
+    if getattr(model_config, "use_sliding_window", True) is False:
+        window = None
+    needed = longest or getattr(model_config, "max_position_embeddings", 0)
+    if window is not None and window < needed:
+        raise LayoutError(
+            f"{name} attends to a sliding window of {window} tokens, shorter than the context of {needed}: "
+            f"{way_out} or model.context_length={window}"
+        )
+
+
+def _checked_path(path: str | None, key: str) -> str:
+    """The folder, or a hub id. Something that looks like a folder and is none is an error, not a download."""
+    if path is None:
+        raise ModelError(f"{key} is not set: give a folder with config.json, safetensors and a tokenizer, or a hub id")
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return str(folder)
+    if folder.exists():
+        raise ModelError(f"{key}={path} is a file; a model is a folder with config.json, safetensors and a tokenizer")
+    if path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise ModelError(f"{key}={path}: no such folder")
+    return path
+
+
+def _model_config(path: str, revision: str | None) -> Any:
+    from transformers import AutoConfig
+
+    folder = Path(path)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise ModelError(
+                f"{path} is an adapter, not a model: set model.path to its base model, or merge it first (extes merge)"
+            )
+        raise ModelError(f"{path}: no config.json; found {_listing(folder)}")
+    try:
+        return AutoConfig.from_pretrained(path, revision=revision)
+    except Exception as error:
+        hint = "" if folder.is_dir() else "; it is no folder here, and the hub does not give it"
+        raise ModelError(f"{path}: no model configuration can be read ({_first_line(error)}){hint}") from error
+
+
+def _check_weights(path: str) -> None:
+    """A local folder must hold safetensors: pickles can run code and are refused."""
+    folder = Path(path)
+    if not folder.is_dir() or any(folder.glob("*.safetensors")):
+        return
+    pickles = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern))
+    if pickles:
+        raise ModelError(
+            f"{path}: only pickled weights ({pickles[0]}), which can run code when opened and are refused; "
+            "convert them to safetensors first"
+        )
+    raise ModelError(f"{path}: no *.safetensors; found {_listing(folder)}")
+
+
+def _listing(folder: Path) -> str:
+    names = sorted(file.name for file in folder.iterdir())
+    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "") if names else "an empty folder"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else ''}".rstrip(": ")

@@ -1,0 +1,176 @@
+"""The loss of a row: sum(weight * nll) over its targets, without the logits of anything else.
+
+Logits exist for `chunk_tokens` targets at a time. Their gradients are taken in the forward pass, while the chunk's
+logits are there (as liger-kernel does), so nothing of size targets x vocabulary outlives a chunk, nothing is computed
+twice, and the head's weight is needed in the forward pass only.
+
+Shapes: Q targets, C of a chunk, H hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from extes_train.model.batch import RowBatch
+from extes_train.model.config import LossConfig
+from extes_train.model.forward import hidden_states, output_head
+
+
+def row_loss(model: nn.Module, batch: RowBatch, config: LossConfig) -> tuple[Tensor, Tensor]:
+    """(sum of weight * nll, with gradient; sum of nll, without), both fp32 scalars on the model's device.
+
+    Reads nothing back to the host. A row without targets gives zeros that still reach every parameter.
+    """
+    predictors_QH = hidden_states(model, batch).index_select(0, batch.predictor_Q)
+    labels_Q, weight_Q = batch.labels_Q(), batch.weight_Q
+
+    def head_loss(head: Callable[[Tensor], Tensor], linear: nn.Linear | None) -> tuple[Tensor, Tensor]:
+        if linear is None:
+            return _checkpointed_loss(head, predictors_QH, labels_Q, weight_Q, config.chunk_tokens)
+        return LinearCrossEntropy.apply(
+            predictors_QH, linear.weight, linear.bias, labels_Q, weight_Q, config.chunk_tokens
+        )
+
+    return _inside_head(output_head(model), head_loss, predictors_QH)
+
+
+@torch.no_grad()
+def target_nll(model: nn.Module, batch: RowBatch, config: LossConfig | None = None) -> Tensor:
+    """Negative log-likelihood (Q,) of every target, fp32, no gradient: what perplexity is made of."""
+    chunk_tokens = (config or LossConfig()).chunk_tokens
+    predictors_QH = hidden_states(model, batch).index_select(0, batch.predictor_Q)
+    labels_Q = batch.labels_Q()
+
+    def all_nll(head: Callable[[Tensor], Tensor], _linear: nn.Linear | None) -> Tensor:
+        chunks = _chunks(len(labels_Q), chunk_tokens)
+        parts = [_nll_C(head(predictors_QH[chunk]), labels_Q[chunk]) for chunk in chunks]
+        return torch.cat(parts) if parts else predictors_QH.new_zeros(0, dtype=torch.float32)
+
+    return _inside_head(output_head(model), all_nll, predictors_QH)
+
+
+def _inside_head(head: nn.Module, function: Callable[..., Any], predictors_QH: Tensor) -> Any:
+    """Run `function` as the head's forward, once, through the head's own call.
+
+    ZeRO-3 gathers a module's weight in hooks around its call and frees it after; a rank with more targets than
+    another must not make more of these collective calls, so the loop over chunks runs inside one call.
+    """
+    original = head.forward
+    linear = head if type(head) is nn.Linear or _is_plain_linear(head) else None
+
+    def replaced(_predictors: Tensor) -> Any:
+        return function(original, linear)
+
+    with _forward_replaced(head, replaced):
+        return head(predictors_QH)
+
+
+def _is_plain_linear(head: nn.Module) -> bool:
+    """An nn.Linear whose parameters DeepSpeed has partitioned keeps its class or a subclass of it; adapters do not."""
+    return isinstance(head, nn.Linear) and not hasattr(head, "base_layer")
+
+
+@contextlib.contextmanager
+def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+    own = module.__dict__.get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del module.__dict__["forward"]
+        else:
+            module.forward = own
+
+
+def _chunks(total: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, total)) for start in range(0, total, size)]
+
+
+def _nll_C(logits_CV: Tensor, labels_C: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(logits_CV.float(), labels_C, reduction="none")
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    """(sum of weight * nll, sum of nll) of a linear head over chunks; the second has no gradient."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        predictors_QH: Tensor,
+        weight_VH: Tensor,
+        bias_V: Tensor | None,
+        labels_Q: Tensor,
+        weight_Q: Tensor,
+        chunk_tokens: int,
+    ) -> tuple[Tensor, Tensor]:
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        loss = torch.zeros((), dtype=torch.float32, device=predictors_QH.device)
+        nll_sum = torch.zeros_like(loss)
+        grad_QH = torch.empty_like(predictors_QH) if needs_hidden else None
+        grad_VH = torch.zeros_like(weight_VH, dtype=torch.float32) if needs_weight else None
+        grad_V = torch.zeros_like(bias_V, dtype=torch.float32) if needs_bias and bias_V is not None else None
+        for chunk in _chunks(len(labels_Q), chunk_tokens):
+            hidden_CH, labels_C, weight_C = predictors_QH[chunk], labels_Q[chunk], weight_Q[chunk]
+            logits_CV = nn.functional.linear(hidden_CH, weight_VH, bias_V).float()
+            nll_C, grad_CV = _nll_and_gradient(logits_CV, labels_C, weight_C)
+            loss += torch.dot(nll_C, weight_C)
+            nll_sum += nll_C.sum()
+            if grad_V is not None:
+                grad_V += grad_CV.sum(0)
+            grad_CV = grad_CV.to(hidden_CH.dtype)
+            if grad_QH is not None:
+                torch.mm(grad_CV, weight_VH, out=grad_QH[chunk])
+            if grad_VH is not None:
+                if grad_VH.dtype == hidden_CH.dtype:
+                    grad_VH.addmm_(grad_CV.T, hidden_CH)
+                else:
+                    grad_VH += torch.mm(grad_CV.T, hidden_CH)
+        ctx.gradients = (
+            grad_QH,
+            None if grad_VH is None else grad_VH.to(weight_VH.dtype),
+            None if grad_V is None or bias_V is None else grad_V.to(bias_V.dtype),
+        )
+        ctx.mark_non_differentiable(nll_sum)
+        return loss, nll_sum
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor, _grad_nll: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        gradients = [None if g is None else g.mul_(grad_loss.to(g.dtype)) for g in ctx.gradients]
+        del ctx.gradients
+        return (*gradients, None, None, None)
+
+
+def _nll_and_gradient(logits_CV: Tensor, labels_C: Tensor, weight_C: Tensor) -> tuple[Tensor, Tensor]:
+    """nll (C,) and d(weight * nll)/d(logits) (C, V), the latter in the memory of the logits."""
+    log_sum_C = torch.logsumexp(logits_CV, dim=1)
+    labels_C1 = labels_C[:, None]
+    nll_C = log_sum_C - logits_CV.gather(1, labels_C1)[:, 0]
+    grad_CV = logits_CV.sub_(log_sum_C[:, None]).exp_()
+    grad_CV.scatter_add_(1, labels_C1, -torch.ones_like(labels_C1, dtype=grad_CV.dtype))
+    return nll_C, grad_CV.mul_(weight_C[:, None])
+
+
+def _checkpointed_loss(
+    head: Callable[[Tensor], Tensor], predictors_QH: Tensor, labels_Q: Tensor, weight_Q: Tensor, chunk_tokens: int
+) -> tuple[Tensor, Tensor]:
+    """The same for a head that is no plain linear layer (an adapter on it): each chunk recomputed in the backward."""
+
+    def chunk_loss(hidden_CH: Tensor, labels_C: Tensor, weight_C: Tensor) -> tuple[Tensor, Tensor]:
+        nll_C = _nll_C(head(hidden_CH), labels_C)
+        return torch.dot(nll_C, weight_C), nll_C.detach().sum()
+
+    loss = predictors_QH.sum().float() * 0.0
+    nll_sum = torch.zeros((), dtype=torch.float32, device=predictors_QH.device)
+    for chunk in _chunks(len(labels_Q), chunk_tokens):
+        part, nll = checkpoint(
+            chunk_loss, predictors_QH[chunk], labels_Q[chunk], weight_Q[chunk], use_reentrant=False
+        )
+        loss, nll_sum = loss + part, nll_sum + nll
+    return loss, nll_sum

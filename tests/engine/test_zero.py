@@ -1,0 +1,140 @@
+"""DeepSpeed at every ZeRO stage trains like plain PyTorch on the same rows; what is saved gives the same loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from model.rows_by_hand import HandRow, random_dialogue, tiny_llama, tree_row
+from support import gloo_run
+
+from extes_train.config import TrainConfig
+from extes_train.engine.config import DistributedConfig, OptimConfig, ZeroConfig
+from extes_train.model.attention import use_attention
+from extes_train.model.batch import RowBatch, row_batch_from_arrays
+from extes_train.model.config import FullConfig, LoraConfig, LossConfig
+from extes_train.model.loss import row_loss
+from extes_train.model.tuning import apply_tuning
+
+STEPS, ROWS_PER_RANK, WORLD = 20, 2, 2
+TUNINGS = {"full": FullConfig(), "lora": LoraConfig(r=4)}
+LR = 3e-3
+
+
+def step_rows(step: int) -> list[list[HandRow]]:
+    """rows[rank][micro-batch]; targets differ between the ranks, and one rank's last row is empty at times."""
+    rng = np.random.default_rng(step)
+    sizes = [[3, 2], [1, 1]]
+    rows = [[tree_row([random_dialogue(rng, 97, 2, 2) for _ in range(n)]) for n in rank] for rank in sizes]
+    if step % 3 == 0:
+        rows[1][1] = HandRow()
+    return rows
+
+
+def learning_rate(step: int) -> float:
+    return LR * (1 - step / (2 * STEPS))
+
+
+def config_for(stage: int, tuning: str) -> TrainConfig:
+    zero = ZeroConfig(
+        stage=stage, stage3_param_persistence_threshold=0, stage3_max_live_parameters=0, stage3_max_reuse_distance=0
+    )
+    return TrainConfig(
+        zero=zero, tuning=TUNINGS[tuning], optim=OptimConfig(lr=LR, clip_norm=0.5, weight_decay=0.01),
+        loss=LossConfig(chunk_tokens=16),
+    )  # fmt: skip
+
+
+def tuned_model(tuning: str, checkpointing: bool = False) -> Any:
+    torch.manual_seed(7)
+    model = apply_tuning(tiny_llama(seed=5), TUNINGS[tuning], checkpointing)
+    use_attention(model, "auto")
+    return model
+
+
+def plain_run(tuning: str) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
+    """Losses, norms and final weights of one process in plain PyTorch."""
+    model = tuned_model(tuning).train()
+    moving = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(moving, lr=LR, weight_decay=0.01)
+    losses, norms = [], []
+    for step in range(STEPS):
+        batches = [row_batch_from_arrays(row) for rank in step_rows(step) for row in rank]
+        weight = sum(float(batch.weight_Q.sum()) for batch in batches)
+        total = torch.stack([row_loss(model, batch, LossConfig())[0] / weight for batch in batches]).sum()
+        total.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(moving, 0.5)))
+        optimizer.param_groups[0]["lr"] = learning_rate(step)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(total.detach()))
+    return losses, norms, {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+
+def train_steps(engine: Any, group: Any, steps: range) -> tuple[list[float], list[float]]:
+    losses, norms = [], []
+    for step in steps:
+        batches: list[RowBatch] = [row_batch_from_arrays(row) for row in step_rows(step)[group.rank]]
+        (weight,) = group.sum([sum(float(batch.weight_Q.sum()) for batch in batches)])
+        total = 0.0
+        for index, batch in enumerate(batches):
+            loss = engine.loss(batch)[0] / weight
+            engine.backward(loss, is_boundary=index == len(batches) - 1)
+            total += float(loss.detach())
+        norms.append(float(engine.step(learning_rate(step))))
+        losses.append(group.sum([total])[0])
+    return losses, norms
+
+
+def zero_rank(cases: list[tuple[int, str]], folder: str) -> dict[str, Any]:
+    """On every rank: all cases one after another in one process group."""
+    from extes_train.engine.engine import build_engine
+    from extes_train.engine.process_group import process_group
+
+    results: dict[str, Any] = {}
+    with process_group(DistributedConfig(timeout_s=60)) as group:
+        for stage, tuning in cases:
+            engine = build_engine(tuned_model(tuning, stage == 3), config_for(stage, tuning), group)
+            losses, norms = train_steps(engine, group, range(STEPS))
+            probe = row_batch_from_arrays(step_rows(99)[group.rank][0])
+            nll = float(engine.target_nll(probe).sum())
+            state = engine.full_state_dict()
+            if state is not None:
+                torch.save(state, Path(folder) / f"{stage}-{tuning}.pt")
+            local = max(p.numel() for p in engine.model.parameters())
+            results[f"{stage} {tuning}"] = (losses, norms, nll, local)
+            engine.close()
+    return results
+
+
+CASES = [(stage, tuning) for stage in (0, 1, 2, 3) for tuning in TUNINGS]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], Path]:
+    folder = tmp_path_factory.mktemp("zero")
+    return gloo_run(zero_rank, WORLD, CASES, str(folder)), folder
+
+
+@pytest.mark.parametrize("tuning", TUNINGS)
+def test_every_stage_equals_plain_pytorch(tuning: str, trained: tuple[list[dict[str, Any]], Path]) -> None:
+    ranks, folder = trained
+    losses, norms, weights = plain_run(tuning)
+    assert max(norms) > 0.5  # clipping acts
+    start = tuned_model(tuning).state_dict()
+    assert all(float((weight - start[name]).abs().max()) > 10 * LR for name, weight in weights.items())
+    for stage in (0, 1, 2, 3):
+        for rank in ranks:
+            got = rank[f"{stage} {tuning}"]
+            np.testing.assert_allclose(got[0], losses, rtol=1e-4, err_msg=f"stage {stage}")
+            np.testing.assert_allclose(got[1], norms, rtol=1e-4, err_msg=f"stage {stage}")
+        state = torch.load(folder / f"{stage}-{tuning}.pt", weights_only=True)
+        for name, weight in weights.items():
+            torch.testing.assert_close(state[name], weight, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_stage_3_really_partitions(trained: tuple[list[dict[str, Any]], Path]) -> None:
+    assert all(rank[f"3 {tuning}"][3] == 0 for rank in trained[0] for tuning in TUNINGS)
