@@ -65,4 +65,6 @@ def check_zero(zero: ZeroConfig, dtype: str) -> None:
     if zero.offload_optimizer != "none" and zero.stage == 0:
         raise ConfigError(f"zero.offload_optimizer={zero.offload_optimizer} needs zero.stage=1, 2 or 3, not 0")
     if zero.stage == 0 and dtype == "bf16":
-        raise ConfigError("zero.stage=0 with model.dtype=bf16 drifts in DeepSpeed; set zero.stage=1 (or model.dtype=fp32)")
+        raise ConfigError(
+            "zero.stage=0 with model.dtype=bf16 drifts in DeepSpeed; set zero.stage=1 (or model.dtype=fp32)"
+        )

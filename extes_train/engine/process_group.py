@@ -75,7 +75,12 @@ def start_process_group(config: DistributedConfig) -> ProcessGroup:
     with _init_method(variables) as method:
         options: dict[str, Any] = {"device_id": device} if backend == "nccl" else {}
         dist.init_process_group(
-            backend, init_method=method, rank=variables.rank, world_size=variables.world_size, timeout=timeout, **options
+            backend,
+            init_method=method,
+            rank=variables.rank,
+            world_size=variables.world_size,
+            timeout=timeout,
+            **options,
         )
     control = None if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
     _adopt_into_deepspeed(timeout)
@@ -145,7 +150,11 @@ def _adopt_into_deepspeed(timeout: datetime.timedelta) -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     _quiet_deepspeed()
     comm.init_distributed(
-        dist_backend=dist.get_backend(), auto_mpi_discovery=False, verbose=False, timeout=timeout, dist_init_required=False
+        dist_backend=dist.get_backend(),
+        auto_mpi_discovery=False,
+        verbose=False,
+        timeout=timeout,
+        dist_init_required=False,
     )
 
 
@@ -162,8 +171,12 @@ def _forget_in_deepspeed() -> None:
 
 
 def _quiet_deepspeed() -> None:
+    """Its information lines, and torch's remarks on the collectives it calls, repeat for every rank."""
     import logging
+    import warnings
 
     from deepspeed.utils import logger
 
     logger.setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed\..*")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"deepspeed\..*")

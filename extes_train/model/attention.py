@@ -108,7 +108,7 @@ def _additive(batch: RowBatch, dtype: torch.dtype) -> Tensor:
     return batch.cache[key]
 
 
-def sdpa_without_row(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **rest: Any):  # type: ignore[no-untyped-def]
+def sdpa_without_row(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **rest: Any):
     """transformers' sdpa, for calls that are not rows (generation with a cache)."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 

@@ -25,9 +25,7 @@ def flex_attention_forward(
 ) -> tuple[Tensor, None]:
     """transformers' attention function: query, key, value (1, h, T, D) -> (1, T, h, D)."""
     if row is None:
-        return sdpa_without_row(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest
-        )
+        return sdpa_without_row(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest)
     flex = _flex_attention(query.device.type)
     out_1hTD = flex(
         query, key, value, block_mask=block_mask(row), scale=scaling, enable_gqa=query.shape[1] != key.shape[1]

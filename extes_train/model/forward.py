@@ -12,7 +12,7 @@ from extes_train.model.batch import RowBatch
 
 
 def causal_lm(model: nn.Module) -> Any:
-    """The `...ForCausalLM` inside a PeftModel, or `model` itself. Adapters sit inside its layers, so nothing is lost."""
+    """The `...ForCausalLM` inside a PeftModel, or `model` itself. Adapters sit inside its layers."""
     inner: Any = model
     if hasattr(inner, "peft_config") and hasattr(inner, "base_model"):
         inner = inner.base_model  # LoraModel or the like

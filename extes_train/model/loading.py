@@ -66,7 +66,7 @@ def load_model(
         return model.to(device)
     _check_weights(path)
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             revision=config.revision,
             dtype=torch_dtype,
@@ -76,6 +76,7 @@ def load_model(
         )
     except Exception as error:
         raise ModelError(f"{path}: the weights cannot be loaded ({_first_line(error)})") from error
+    model, found = loaded
     wrong = {key: sorted(map(str, found.get(key) or [])) for key in ("missing_keys", "mismatched_keys")}
     if any(wrong.values()):
         raise ModelError(

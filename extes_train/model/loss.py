@@ -101,7 +101,7 @@ class LinearCrossEntropy(torch.autograd.Function):
     """(sum of weight * nll, sum of nll) of a linear head over chunks; the second has no gradient."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         predictors_QH: Tensor,
         weight_VH: Tensor,
@@ -141,7 +141,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         return loss, nll_sum
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor, _grad_nll: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_loss: Tensor, _grad_nll: Tensor) -> tuple[Tensor | None, ...]:
         gradients = [None if g is None else g.mul_(grad_loss.to(g.dtype)) for g in ctx.gradients]
         del ctx.gradients
         return (*gradients, None, None, None)
@@ -169,8 +169,6 @@ def _checkpointed_loss(
     loss = predictors_QH.sum().float() * 0.0
     nll_sum = torch.zeros((), dtype=torch.float32, device=predictors_QH.device)
     for chunk in _chunks(len(labels_Q), chunk_tokens):
-        part, nll = checkpoint(
-            chunk_loss, predictors_QH[chunk], labels_Q[chunk], weight_Q[chunk], use_reentrant=False
-        )
+        part, nll = checkpoint(chunk_loss, predictors_QH[chunk], labels_Q[chunk], weight_Q[chunk], use_reentrant=False)
         loss, nll_sum = loss + part, nll_sum + nll
     return loss, nll_sum

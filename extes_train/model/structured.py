@@ -29,9 +29,7 @@ def structured_attention_forward(
 ) -> tuple[Tensor, None]:
     """transformers' attention function: query, key, value (1, h, T, D) -> (1, T, h, D)."""
     if row is None:
-        return sdpa_without_row(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest
-        )
+        return sdpa_without_row(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest)
     times = query.shape[1] // key.shape[1]
     key, value = repeat_heads(key, times), repeat_heads(value, times)
     out_1hTD = tree_attention(query, key, value, row, scaling, dropout)

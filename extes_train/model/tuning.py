@@ -36,7 +36,7 @@ def trainable_parameters(model: nn.Module) -> list[nn.Parameter]:
 
 
 def enable_gradient_checkpointing(model: nn.Module) -> None:
-    """Recompute each decoder layer in the backward pass. Non-reentrant, so frozen inputs (LoRA) need no special care."""
+    """Recompute each decoder layer in the backward pass; non-reentrant, so frozen inputs (LoRA) need no care."""
     from extes_train.model.forward import causal_lm
 
     causal_lm(model).activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
@@ -83,12 +83,12 @@ def _with_lora(model: nn.Module, tuning: LoraConfig) -> nn.Module:
     config = peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=tuning.r,
-        lora_alpha=tuning.alpha,  # type: ignore[arg-type]
+        lora_alpha=tuning.alpha,
         lora_dropout=tuning.dropout,
         target_modules=list(tuning.target_modules),
         use_dora=tuning.name == "dora",
     )
-    return peft.get_peft_model(model, config)  # type: ignore[arg-type]
+    return peft.get_peft_model(model, config)
 
 
 def _check_targets(model: nn.Module, wanted: list[str]) -> None:
@@ -111,7 +111,5 @@ def _with_adapter(model: nn.Module, tuning: AdapterConfig) -> nn.Module:
     wanted = tuning.adapter_layers if tuning.adapter_layers is not None else max(1, layers - 2)
     if wanted > layers:
         raise ConfigError(f"tuning.adapter_layers={wanted}: the model has {layers} layers")
-    prompt = peft.AdaptionPromptConfig(
-        task_type="CAUSAL_LM", adapter_len=tuning.adapter_len, adapter_layers=wanted
-    )
-    return peft.get_peft_model(model, prompt)  # type: ignore[arg-type]
+    prompt = peft.AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=tuning.adapter_len, adapter_layers=wanted)
+    return peft.get_peft_model(model, prompt)

@@ -41,9 +41,7 @@ def varlen_attention_forward(
 ) -> tuple[Tensor, None]:
     """transformers' attention function: query, key, value (1, h, T, D) -> (1, T, h, D)."""
     if row is None:
-        return sdpa_without_row(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest
-        )
+        return sdpa_without_row(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest)
     from flash_attn import flash_attn_varlen_func
 
     return varlen_tree_attention(query, key, value, row, scaling, dropout, flash_attn_varlen_func), None

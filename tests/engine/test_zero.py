@@ -125,7 +125,7 @@ def test_every_stage_equals_plain_pytorch(tuning: str, trained: tuple[list[dict[
     losses, norms, weights = plain_run(tuning)
     assert max(norms) > 0.5  # clipping acts
     start = tuned_model(tuning).state_dict()
-    assert all(float((weight - start[name]).abs().max()) > 10 * LR for name, weight in weights.items())
+    assert all(float((weight - start[name]).abs().max()) > LR for name, weight in weights.items())
     for stage in (0, 1, 2, 3):
         for rank in ranks:
             got = rank[f"{stage} {tuning}"]

@@ -159,8 +159,8 @@ def test_a_planted_fault_is_seen(fault: Any, backend: str) -> None:
     flat = loss_and_gradients(model, flat_row(dialogues, "multi_turn"), "sdpa")
     batch = row_batch_from_arrays(tree_row(dialogues))
     fault(batch)
-    arrays = {f"{k}_{s}": getattr(batch, f"{k}_{s}").numpy() for k, s in
-              (("tree", "T"), ("branch", "T"), ("attach", "T"), ("target", "Q"), ("predictor", "Q"), ("weight", "Q"))}  # fmt: skip
+    names = ("tree_T", "branch_T", "attach_T", "target_Q", "predictor_Q", "weight_Q")
+    arrays = {name: getattr(batch, name).numpy() for name in names}
     row: Any = dataclasses.make_dataclass("Row", [*arrays, "ids_T", "position_T"])(
         **arrays, ids_T=batch.ids_1T[0].numpy(), position_T=batch.position_1T[0].numpy()
     )
@@ -170,5 +170,5 @@ def test_a_planted_fault_is_seen(fault: Any, backend: str) -> None:
 def test_unknown_tuning_is_refused() -> None:
     from extes_train.errors import ConfigError
 
-    with pytest.raises(ConfigError, match="tuning.name=prefix"):
+    with pytest.raises(ConfigError, match=r"tuning\.name=prefix"):
         apply_tuning(tiny_llama(), TuningConfig(name="prefix"))

@@ -123,5 +123,5 @@ def test_context_length_is_the_models_or_less() -> None:
     made_for = SimpleNamespace(max_position_embeddings=128)
     assert context_length(ModelConfig(), made_for) == 128
     assert context_length(ModelConfig(context_length=64), made_for) == 64
-    with pytest.raises(ModelError, match="model.context_length=256.*128"):
+    with pytest.raises(ModelError, match=r"model\.context_length=256.*128"):
         context_length(ModelConfig(context_length=256), made_for)
