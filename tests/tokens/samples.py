@@ -1,12 +1,14 @@
-"""Random windows, and slow but plain readings of rows, for the tests of trees."""
+"""Random windows, slow but plain readings of rows, a small tokenizer and small dialogues."""
 
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
+from extes_train.dialogue.schema import Alternative, Dialogue, Turn, make_dialogue
 from extes_train.tokens.row import Row
 from extes_train.tokens.windows import Response, Window
 
@@ -45,3 +47,42 @@ def seen(row: Row, query: int) -> list[int]:
         path.append(query)
         query = int(row.parent_T[query])
     return path[::-1]
+
+
+TEXTS = [
+    "I feel so alone since we broke up, and I cannot sleep.",
+    "That sounds very hard. How long has it been going on?",
+    "It has been two weeks now, I think.",
+    "You have been carrying this for a while. What would help you tonight?",
+    "Maybe talking to my sister, she understands me.",
+    "I am glad that she is there for you.",
+]
+
+
+def tiny_tokenizer() -> Any:
+    """A byte-level BPE tokenizer with the special tokens of several chat formats."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    specials = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator(
+        TEXTS, trainers.BpeTrainer(vocab_size=320, special_tokens=specials, initial_alphabet=alphabet)
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", additional_special_tokens=specials[2:]
+    )
+
+
+def dialogue(*texts: str, first: str = "seeker", alternatives: int = 0) -> Dialogue:
+    """A dialogue of `texts`, or of the samples', the speakers taking turns."""
+    speakers = ("seeker", "supporter") if first == "seeker" else ("supporter", "seeker")
+    turns = []
+    for i, text in enumerate(texts or TEXTS):
+        others = [Alternative(f"Another way, {n}: {text}") for n in range(alternatives)]
+        speaker = speakers[i % 2]
+        turns.append(Turn(speaker, text, alternatives=others if speaker == "supporter" else []))
+    return make_dialogue("breakups-or-divorce", "A break-up.", turns, {"source": "generated"})
