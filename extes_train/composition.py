@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 from extes_train.combinations import check_combinations
 from extes_train.config import LAUNCHER_SECTIONS, TRAIN_SCHEMAS, TrainConfig
@@ -31,11 +31,19 @@ def group_options() -> dict[str, list[str]]:
     return {group.name: sorted(path.stem for path in group.glob("*.yaml")) for group in groups}
 
 
+@overload
+def compose(overrides: Sequence[str] = ()) -> TrainConfig: ...
+
+
+@overload
+def compose(overrides: Sequence[str], root: type[T], schemas: Mapping[str, type]) -> T: ...
+
+
 def compose(
     overrides: Sequence[str] = (),
-    root: type[T] = TrainConfig,  # type: ignore[assignment]
+    root: type[TrainConfig] = TrainConfig,
     schemas: Mapping[str, type] = TRAIN_SCHEMAS,
-) -> T:
+) -> TrainConfig:
     """Compose `configs/config.yaml` with `overrides` to a `root` dataclass.
 
     Raises ConfigError for an unknown key, group or option, a wrong type, a refused value or combination of values.

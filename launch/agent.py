@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
-from pathlib import Path
+
+from launch.environment import exit_records
 
 
 def main(arguments: list[str]) -> int:
@@ -23,10 +23,9 @@ def main(arguments: list[str]) -> int:
         torchrun(arguments)
     except ChildFailedError as error:
         failures = [{"rank": rank, "exitcode": failure.exitcode} for rank, failure in sorted(error.failures.items())]
-        records = os.environ.get("EXTES_EXIT_RECORDS")
-        if records:
-            Path(records).mkdir(parents=True, exist_ok=True)
-            Path(records, "agent.json").write_text(json.dumps(failures))
+        if records := exit_records():
+            records.mkdir(parents=True, exist_ok=True)
+            (records / "agent.json").write_text(json.dumps(failures))
         _, first = error.get_first_failure()
         return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
     except Exception as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -47,3 +48,37 @@ def is_colour_terminal() -> bool:
 def slurm_conf_present() -> bool:
     """True where Slurm's commands can be expected to find a controller."""
     return bool(os.environ.get("SLURM_CONF")) or Path("/etc/slurm/slurm.conf").exists()
+
+
+@dataclass(frozen=True)
+class SlurmJob:
+    """What Slurm says about the job this process runs in."""
+
+    job_id: str
+    restart_count: int
+
+
+def slurm_job() -> SlurmJob:
+    """The present job; "" outside of one."""
+    return SlurmJob(os.environ.get("SLURM_JOB_ID", ""), int(os.environ.get("SLURM_RESTART_COUNT", "0")))
+
+
+def exit_records() -> Path | None:
+    """EXTES_EXIT_RECORDS: where the ranks of this node write how they ended."""
+    given = os.environ.get("EXTES_EXIT_RECORDS")
+    return Path(given) if given else None
+
+
+def rank_log() -> Path | None:
+    """The log file of this rank, below EXTES_RANK_LOGS."""
+    given = os.environ.get("EXTES_RANK_LOGS")
+    return Path(given) / f"rank-{os.environ.get('RANK', '0')}.log" if given else None
+
+
+def slurm_environment() -> dict[str, str]:
+    """Ours without the SLURM_ and SBATCH_ variables of a job we may be in: they would bend what we submit.
+
+    SLURM_CONF says which cluster, and stays.
+    """
+    mine = ("SLURM_", "SBATCH_", "SRUN_")
+    return {key: value for key, value in os.environ.items() if key == "SLURM_CONF" or not key.startswith(mine)}

@@ -58,12 +58,12 @@ def _keys(prefix: str, cls: type, width: int) -> list[str]:
             lines += _keys(f"{prefix}{item.name}.", type(default), width)
             continue
         head = f"  {prefix}{item.name}={_value(default)}"
-        text = words.get(item.name, "")
-        lines += (
-            [head]
-            if not text
-            else [head, *textwrap.wrap(text, width - 8, initial_indent=" " * 8, subsequent_indent=" " * 8)]
-        )
+        if len(head) > width:  # a long list, broken between its items
+            lines += textwrap.wrap(head.replace(",", ", "), width, subsequent_indent=" " * 6)
+        else:
+            lines.append(head)
+        if text := words.get(item.name):
+            lines += textwrap.wrap(text, width, initial_indent=" " * 8, subsequent_indent=" " * 8)
     return lines
 
 
@@ -104,7 +104,8 @@ def _root_keys(width: int) -> list[str]:
     from extes_train.config import TrainConfig
 
     words = meanings(TrainConfig)
-    return [f"  run_dir=outputs/run\n        {words['run_dir']}", "  seed=0"]
+    text = textwrap.wrap(words["run_dir"], width, initial_indent=" " * 8, subsequent_indent=" " * 8)
+    return ["  run_dir=outputs/run", *text, "  seed=0"]
 
 
 def _only_new(prefix: str, cls: type, own: set[str], width: int) -> list[str]:
