@@ -53,7 +53,7 @@ def _value(item: Any) -> str:
 def _keys(prefix: str, cls: type, width: int) -> list[str]:
     lines, words = [], meanings(cls)
     for item in fields(cls):
-        default = item.default if item.default is not MISSING else item.default_factory()  # type: ignore[misc, operator]
+        default = item.default if item.default is not MISSING else item.default_factory()  # type: ignore[operator]
         if is_dataclass(default):
             lines += _keys(f"{prefix}{item.name}.", type(default), width)
             continue
