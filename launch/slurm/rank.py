@@ -1,0 +1,46 @@
+"""One rank of a Slurm job: `python -m launch.slurm.rank MODULE OVERRIDES`, started by torchrun.
+
+Its output goes to RUN/logs/rank-N.log, and a signal that comes before training can catch it asks for a requeue.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+import sys
+from types import FrameType
+
+from extes_train.errors import EXIT_REQUEUE
+from launch.environment import rank_log
+
+EARLY = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def main(arguments: list[str]) -> None:
+    """Become `python -m MODULE OVERRIDES`."""
+    path = rank_log()
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
+    for number in EARLY:
+        signal.signal(number, requeue_now)
+    module = arguments[0]
+    sys.argv = arguments
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def requeue_now(number: int, frame: FrameType | None) -> None:
+    """Outside training there is nothing to save: record 75 and end."""
+    from extes_train.worker import write_exit_record
+
+    write_exit_record(EXIT_REQUEUE, f"{signal.Signals(number).name} outside training: start again")
+    sys.stdout.flush()
+    os._exit(EXIT_REQUEUE)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,234 @@
+"""A real Slurm of two nodes on this machine: munged, slurmctld and two slurmd, started in well under a second.
+
+With the right to make namespaces each node has its own hostname and address (10.77.N.0/24 on a private bridge, no
+way out); without, both listen on loopback ports and their names do not resolve, which the launcher must survive too.
+Whoever is not root runs it as themselves, without GPUs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+DAEMONS = ("munged", "slurmctld", "slurmd")
+CONFIGURATION = Path(__file__).with_name("slurm.conf")
+NODES = ("node1", "node2")
+
+
+class SlurmCluster:
+    """`with SlurmCluster(directory) as cluster:`; `cluster.conf` is the value for SLURM_CONF."""
+
+    def __init__(self, base: Path) -> None:
+        self.base = base
+        self.conf = base / "etc" / "slurm.conf"
+        self.root = os.getuid() == 0
+        self.subnet = f"10.77.{os.getpid() % 250 + 1}"
+        self.tag = f"xt{os.getpid() % 100000}"
+        self.namespaces = self.root and self._make_network()
+        self.ports = {name: _free_port() for name in ("slurmctld", *NODES)}
+
+    def __enter__(self) -> SlurmCluster:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start everything; raises where the nodes are not idle within ten seconds."""
+        self.base.chmod(0o755)  # munged insists
+        for name in ("state", "spool", "log", "run", "dev", "etc"):
+            (self.base / name).mkdir(parents=True, exist_ok=True)
+        self._write_configuration()
+        run = self.base / "run"
+        key = run / "munge.key"
+        key.write_bytes(os.urandom(128))
+        key.chmod(0o400)
+        self._check(
+            "munged", f"--socket={run}/munge.sock", f"--key-file={key}", f"--pid-file={run}/munged.pid",
+            f"--seed-file={run}/munged.seed", f"--log-file={self.base}/log/munged.log",
+        )  # fmt: skip
+        self._check("slurmctld")
+        for node in NODES:
+            self.start_node(node)
+        self.wait_for_nodes()
+
+    def start_node(self, node: str) -> None:
+        """Start (again) the slurmd of one node."""
+        (self.base / "spool" / node).mkdir(exist_ok=True)
+        if not self.namespaces:
+            self._check("slurmd", "-N", node)
+            return
+        # nsenter, not `ip netns exec`: that remounts /sys, and slurmd then misses its cgroups
+        inside = f"hostname {node}; mount --bind '{self.base}/etc/hosts' /etc/hosts; exec slurmd -N {node}"
+        space = f"--net=/run/netns/{self.tag}-{node}"
+        self._check("nsenter", space, "unshare", "--uts", "--mount", "bash", "-c", inside)
+
+    def stop_node(self, node: str) -> None:
+        """Kill a node's slurmd and everything of the jobs on it, as a power cut would."""
+        self._kill(self.base / "run" / f"slurmd-{node}.pid", signal.SIGKILL)
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                environment = (path / "environ").read_bytes().split(b"\0")
+                if f"SLURMD_NODENAME={node}".encode() in environment and self._is_ours(environment):
+                    os.kill(int(path.name), signal.SIGKILL)
+
+    def wait_for_nodes(self, timeout_s: float = 10.0) -> None:
+        """Until both nodes are idle."""
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            states = self.command("sinfo", "-h", "-N", "-p", "debug", "-t", "idle", "-o", "%N", check=False).split()
+            if len(states) == len(NODES):
+                return
+            time.sleep(0.1)
+        logs = "\n".join(path.read_text(errors="replace")[-2000:] for path in (self.base / "log").glob("*.log"))
+        raise RuntimeError(f"Slurm's nodes did not come up:\n{self.command('sinfo', '-N', '-l', check=False)}\n{logs}")
+
+    def command(self, *words: str, check: bool = True) -> str:
+        """Output of a Slurm command against this cluster."""
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60, env=self.environment())
+        if check and done.returncode != 0:
+            raise RuntimeError(f"{' '.join(words)}: {done.stderr or done.stdout}")
+        return done.stdout
+
+    def environment(self) -> dict[str, str]:
+        """Ours, pointing at this cluster."""
+        return {**os.environ, "SLURM_CONF": str(self.conf)}
+
+    def stop(self) -> None:
+        """Cancel all jobs, end the daemons by pid file, remove the network."""
+        if self.conf.exists() and (self.base / "run" / "slurmctld.pid").exists():
+            with contextlib.suppress(RuntimeError, subprocess.TimeoutExpired):
+                self.command("scancel", f"--user={getpass.getuser()}", check=False)
+                for _ in range(80):
+                    if not self.command("squeue", "-h", check=False).strip():
+                        break
+                    time.sleep(0.1)
+        for name in (*(f"slurmd-{node}" for node in NODES), "slurmctld", "munged"):
+            self._kill(self.base / "run" / f"{name}.pid", signal.SIGTERM)
+        if self.namespaces:
+            self._remove_network()
+
+    def _is_ours(self, environment: list[bytes]) -> bool:
+        return f"SLURM_CONF={self.conf}".encode() in environment
+
+    def _check(self, *words: str) -> None:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=30, env=self.environment())
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(words)}: {done.stderr or done.stdout}")
+
+    def _write_configuration(self) -> None:
+        gpus = self.root and self._make_gpus()
+        lines = []
+        for index, node in enumerate(NODES):
+            address = f"{self.subnet}.{index + 11}" if self.namespaces else "127.0.0.1"
+            host = "" if self.namespaces else "NodeHostname=localhost "
+            gres = "Gres=gpu:4 " if gpus else ""
+            lines.append(
+                f"NodeName={node} {host}NodeAddr={address} Port={self.ports[node]} CPUs=8 RealMemory=16000 {gres}"
+                "State=UNKNOWN"
+            )
+        controller = f"{self.subnet}.1" if self.namespaces else "127.0.0.1"
+        # without namespaces the daemons bind their own addresses; with them that would shut the nodes out
+        bind = "" if self.namespaces else "CommunicationParameters=NoCtldInAddrAny,NoInAddrAny"
+        values = {
+            "@BASE@": str(self.base), "@USER@": getpass.getuser(), "@NODES@": "\n".join(lines), "@BIND@": bind,
+            "@CONTROLLER@": controller, "@PORT@": str(self.ports["slurmctld"]),
+        }  # fmt: skip
+        text = CONFIGURATION.read_text()
+        for name, value in values.items():
+            text = text.replace(name, value)
+        self.conf.write_text(text)
+        (self.base / "etc" / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
+        if gpus:
+            line = f"AutoDetect=off\nNodeName=node[1-2] Name=gpu File={self.base}/dev/gpu[0-3]\n"
+            (self.base / "etc" / "gres.conf").write_text(line)
+        hosts = f"127.0.0.1 localhost\n{controller} {socket.gethostname()}\n"
+        hosts += "".join(f"{self.subnet}.{index + 11} {node}\n" for index, node in enumerate(NODES))
+        (self.base / "etc" / "hosts").write_text(hosts)
+
+    def _make_gpus(self) -> bool:
+        """Four devices that pass for GPUs: character devices, or CUDA_VISIBLE_DEVICES is never set."""
+        try:
+            for index in range(4):
+                os.mknod(self.base / "dev" / f"gpu{index}", 0o20666, os.makedev(1, 3))
+        except OSError:
+            return False
+        return True
+
+    def _make_network(self) -> bool:
+        """A bridge and a namespace per node; False where this machine does not let us."""
+        bridge = f"{self.tag}b"
+        commands = [["ip", "link", "add", bridge, "type", "bridge"]]
+        commands += [
+            ["ip", "addr", "replace", f"{self.subnet}.1/24", "dev", bridge],
+            ["ip", "link", "set", bridge, "up"],
+        ]
+        for index, node in enumerate(NODES):
+            space, link = f"{self.tag}-{node}", f"{self.tag}{index}"
+            commands += [
+                ["ip", "netns", "add", space],
+                ["ip", "link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", space],
+                ["ip", "link", "set", link, "master", bridge, "up"],
+                ["ip", "-n", space, "addr", "add", f"{self.subnet}.{index + 11}/24", "dev", "eth0"],
+                ["ip", "-n", space, "link", "set", "lo", "up"],
+                ["ip", "-n", space, "link", "set", "eth0", "up"],
+            ]
+        if shutil.which("ip") is None:
+            return False
+        for command in commands:
+            if subprocess.run(command, capture_output=True).returncode != 0:
+                self._remove_network()
+                return False
+        return True
+
+    def _remove_network(self) -> None:
+        for node in NODES:
+            subprocess.run(["ip", "netns", "del", f"{self.tag}-{node}"], capture_output=True)
+        subprocess.run(["ip", "link", "del", f"{self.tag}b"], capture_output=True)
+
+    @staticmethod
+    def _kill(pid_file: Path, number: int) -> None:
+        """End the daemon of a pid file, and wait for it."""
+        try:
+            pid = int(pid_file.read_text())
+            os.kill(pid, number)
+        except (OSError, ValueError):
+            return
+        for attempt in range(100):
+            if not _alive(pid):
+                return
+            if attempt == 80:
+                os.kill(pid, signal.SIGKILL)
+            time.sleep(0.05)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def missing() -> str | None:
+    """Why no cluster can be started here; None when it can."""
+    search = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
+    absent = [name for name in DAEMONS if shutil.which(name, path=search) is None]
+    return f"Slurm's daemons are not installed: {', '.join(absent)}" if absent else None
