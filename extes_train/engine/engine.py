@@ -93,9 +93,12 @@ class Engine:
 
         load_engine(self._wrapped, self._group, self.stage, Path(directory), tag)
 
-    def full_state_dict(self, trainable_only: bool = False) -> dict[str, Tensor] | None:
-        """Name -> whole weight on the CPU, gathered over ranks; on rank 0 only (None elsewhere)."""
-        return gathered_weights(self.model, self._group, self.stage, trainable_only)
+    def full_state_dict(self) -> dict[str, Tensor] | None:
+        """What a final model needs, name -> whole weight on the CPU, gathered over ranks; None on ranks but the first.
+
+        The weights that move, and for a model without adapters also any that do not.
+        """
+        return gathered_weights(self.model, self._group, self.stage, trainable_only=hasattr(self.model, "peft_config"))
 
     def close(self) -> None:
         """Take DeepSpeed's hooks off the model, so that the process may build another engine."""

@@ -64,13 +64,10 @@ def quantization_config(tuning: TuningConfig) -> Any:
 
 
 def check_tuning(tuning: TuningConfig, model_config: ModelConfig) -> None:
-    """What can be refused before any weight is read."""
+    """What can be refused before any weight is read. Raises ConfigError."""
     quantization_config(tuning)
-    if isinstance(tuning, AdapterConfig) and model_config.gradient_checkpointing:
-        raise ConfigError(
-            "tuning=adapter with model.gradient_checkpointing=true: peft's adapter layers are not checkpointed "
-            "reliably; set model.gradient_checkpointing=false (its prompts move few weights and need little memory)"
-        )
+    if isinstance(tuning, QloraConfig) and model_config.dtype != "bf16":
+        raise ConfigError(f"tuning=qlora computes in bf16: set model.dtype=bf16, not {model_config.dtype}")
 
 
 def _with_lora(model: nn.Module, tuning: LoraConfig) -> nn.Module:

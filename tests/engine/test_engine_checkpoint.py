@@ -41,7 +41,7 @@ def resumed(folder: Path, stage: int, tuning: str, group: Any) -> tuple[list[flo
     engine = build_engine(tuned_model(tuning), config_for(stage, tuning), group)
     engine.load(folder / f"{stage}-{tuning}", "engine")
     losses = train_any(engine, group, range(SPLIT, STEPS))
-    state = engine.full_state_dict(trainable_only=True)
+    state = engine.full_state_dict()
     engine.close()
     return losses, state
 
@@ -57,7 +57,7 @@ def two_ranks(folder: str) -> dict[str, Any]:
             train_any(engine, group, range(SPLIT))
             engine.save(Path(folder) / f"{stage}-{tuning}", "engine")
             whole = train_any(engine, group, range(SPLIT, STEPS))
-            state = engine.full_state_dict(trainable_only=True)
+            state = engine.full_state_dict()
             engine.close()
             again, state_again = resumed(Path(folder), stage, tuning, group)
             same = state is None or all(torch.equal(state[n], state_again[n]) for n in state)  # type: ignore[index]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model.rows_by_hand import HandRow, random_dialogue, tiny_llama, tree_row
+from model.rows_by_hand import HandRow, paths, random_dialogue, tiny_llama, tree_row
 from support import gloo_run
 
 from extes_train.config import TrainConfig
@@ -32,6 +32,12 @@ def step_rows(step: int) -> list[list[HandRow]]:
     if step % 3 == 0:
         rows[1][1] = HandRow()
     return rows
+
+
+def step_samples(step: int) -> list[tuple[list[int], list[float | None]]]:
+    """The flat samples of rank 0's first row."""
+    rng = np.random.default_rng(step)
+    return [sample for _ in range(3) for sample in paths(random_dialogue(rng, 97, 2, 2), "per_response")]
 
 
 def learning_rate(step: int) -> float:
@@ -93,6 +99,7 @@ def zero_rank(cases: list[tuple[int, str]], folder: str) -> dict[str, Any]:
     """On every rank: all cases one after another in one process group."""
     from extes_train.engine.engine import build_engine
     from extes_train.engine.process_group import process_group
+    from extes_train.model.saving import save_final
 
     results: dict[str, Any] = {}
     with process_group(DistributedConfig(timeout_s=60)) as group:
@@ -104,6 +111,7 @@ def zero_rank(cases: list[tuple[int, str]], folder: str) -> dict[str, Any]:
             state = engine.full_state_dict()
             if state is not None:
                 torch.save(state, Path(folder) / f"{stage}-{tuning}.pt")
+                save_final(engine.model, state, None, config_for(stage, tuning), Path(folder) / f"{stage}-{tuning}", {})
             local = max(p.numel() for p in engine.model.parameters())
             results[f"{stage} {tuning}"] = (losses, norms, nll, local)
             engine.close()
@@ -138,3 +146,24 @@ def test_every_stage_equals_plain_pytorch(tuning: str, trained: tuple[list[dict[
 
 def test_stage_3_really_partitions(trained: tuple[list[dict[str, Any]], Path]) -> None:
     assert all(rank[f"3 {tuning}"][3] == 0 for rank in trained[0] for tuning in TUNINGS)
+
+
+def test_saved_models_open_in_plain_transformers(trained: tuple[list[dict[str, Any]], Path]) -> None:
+    """The engine's loss of a row is that of the saved model, opened without us, one sample at a time."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    ranks, folder = trained
+    samples = step_samples(99)
+    for stage, tuning in CASES:
+        path = folder / f"{stage}-{tuning}"
+        if tuning == "full":
+            model: Any = AutoModelForCausalLM.from_pretrained(path)
+        else:
+            model = PeftModel.from_pretrained(tiny_llama(seed=5), str(path))
+        total = 0.0
+        with torch.no_grad():
+            for tokens, weights in samples:
+                log_p = model(input_ids=torch.tensor([tokens])).logits[0].log_softmax(-1)
+                total -= sum(float(log_p[i - 1, tokens[i]]) for i, weight in enumerate(weights) if weight is not None)
+        assert ranks[0][f"{stage} {tuning}"][2] == pytest.approx(total, rel=1e-5), (stage, tuning)

@@ -16,12 +16,17 @@ from torch import nn
 
 from extes_train.model.attention import use_attention
 from extes_train.model.batch import row_batch_from_arrays
-from extes_train.model.config import DoraConfig, FullConfig, LoraConfig, LossConfig, TuningConfig
+from extes_train.model.config import AdapterConfig, DoraConfig, FullConfig, LoraConfig, LossConfig, TuningConfig
 from extes_train.model.loss import row_loss, target_nll
 from extes_train.model.tuning import apply_tuning
 
 BACKENDS = ("sdpa", "eager", "structured")
-TUNINGS = {"full": FullConfig(), "lora": LoraConfig(r=4), "dora": DoraConfig(r=4)}
+TUNINGS = {
+    "full": FullConfig(),
+    "lora": LoraConfig(r=4),
+    "dora": DoraConfig(r=4),
+    "adapter": AdapterConfig(adapter_len=3),
+}
 TOLERANCE = 1e-5
 
 
@@ -29,7 +34,7 @@ def tuned(tuning: str, checkpointing: bool = False) -> nn.Module:
     model = apply_tuning(tiny_llama(), TUNINGS[tuning], checkpointing)
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
-        if "lora_B" in name:  # zero at the start: the gradient of A would be zero too
+        if "lora_B" in name or "gate" in name:  # zero at the start: other gradients would be zero too
             nn.init.normal_(parameter, std=0.2)
     return model.train()
 
