@@ -59,9 +59,9 @@ class TokenDataset:
         """The trees of window `item` in the dataset's layout, not yet split to a row's length."""
         return build_trees(self.windows[item], self.weights, self.layout, self.flat, item)
 
-    def rows(self, items: Sequence[int]) -> list[Row]:
-        """The packed rows of these windows: what an optimizer step on them computes."""
-        return pack_rows([tree for item in items for tree in self.trees(item)], self.tokens_per_row)
+    def rows(self, items: Sequence[int], multiple_of: int = 1) -> list[Row]:
+        """The packed rows of these windows: what an optimizer step on them computes on `multiple_of` ranks."""
+        return pack_rows([tree for item in items for tree in self.trees(item)], self.tokens_per_row, multiple_of)
 
     def flat_tokens(self, item: int) -> int:
         """Tokens that the flat layout (multi_turn) computes for window `item`."""

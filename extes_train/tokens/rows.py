@@ -30,22 +30,23 @@ class RowStatistics:
     capacity_fill: float
 
 
-def pack_rows(trees: Sequence[TokenTree], tokens_per_row: int) -> list[Row]:
+def pack_rows(trees: Sequence[TokenTree], tokens_per_row: int, multiple_of: int = 1) -> list[Row]:
     """Rows of at most `tokens_per_row` tokens that hold `trees`, those longer than a row split (`split_tree`).
 
-    As few rows as best fit finds, and among those packings one whose longest row is short, so that rows are about
-    equally long. Longer rows come first.
+    As few rows as best fit finds, rounded up to a multiple of `multiple_of` (the world size), and among those packings
+    one whose longest row is short, so that rows are about equally long. Longer rows come first.
     """
     parts = [part for tree in trees for part in split_tree(tree, tokens_per_row)]
     if not parts:
         return []
     lengths = [len(part) for part in parts]
     bins = best_fit(lengths, tokens_per_row)
-    low, high = max(max(lengths), -(-sum(lengths) // len(bins))), tokens_per_row
+    most = -(-len(bins) // multiple_of) * multiple_of
+    low, high = max(max(lengths), -(-sum(lengths) // most)), tokens_per_row
     while low < high:
         middle = (low + high) // 2
         tighter = best_fit(lengths, middle)
-        if len(tighter) <= len(bins):
+        if len(tighter) <= most:
             bins, high = tighter, middle
         else:
             low = middle + 1

@@ -50,7 +50,7 @@ class WindowCounts:
     truncated: list[tuple[int, int]] = field(default_factory=list)
     refused: list[tuple[int, int]] = field(default_factory=list)  # nothing before its first token
     seekers_left_out: list[int] = field(default_factory=list)  # a seeker turn longer than a window
-    short_context: list[int] = field(default_factory=list)  # less left context than asked for, to make it fit
+    short_context: list[int] = field(default_factory=list)  # first targets after less left context than asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +109,6 @@ class _Cutter:
                 closer = self.next_start(start, done)
                 if closer is not None:
                     start, encoded = closer, self.encode_from(closer)
-                    if done not in self.counts.short_context:
-                        self.counts.short_context.append(done)
                     continue
                 self.too_long(encoded, start, done)
                 stop = done + 1
@@ -160,6 +158,9 @@ class _Cutter:
                 responses += self.responses(encoded, turn, encoded.turns[turn - start])
         if not responses:
             return
+        before = encoded.turns[responses[0].turn - start].start - encoded.turns[0].start
+        if start and before < self.rules.min_left_context:
+            self.counts.short_context.append(responses[0].turn)
         limit = self.rules.context_length
         length = max(r.attach + (len(r.ids) if r.alternative < 0 else 0) for r in responses)
         trunk = encoded.ids[: min(length, limit)]
