@@ -1,0 +1,160 @@
+"""Every backend computes what the dense mask says; names are resolved or refused by device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from model.rows_by_hand import HandRow, add_path, flat_row, random_dialogue, tiny_llama, tree_row
+from torch import Tensor
+
+from extes_train.errors import ConfigError
+from extes_train.model import attention
+from extes_train.model.attention import attention_inputs, choose, use_attention
+from extes_train.model.batch import RowBatch, row_batch_from_arrays
+from extes_train.model.config import LossConfig
+from extes_train.model.flex import flex_attention_forward
+from extes_train.model.loading import TREE_MODEL_TYPES, check_takes_trees
+from extes_train.model.loss import row_loss
+from extes_train.model.structured import tree_attention
+from extes_train.model.varlen import varlen_tree_attention
+
+
+def a_row(seed: int = 0) -> RowBatch:
+    rng = np.random.default_rng(seed)
+    return row_batch_from_arrays(tree_row([random_dialogue(rng, 97, 3, 3) for _ in range(3)]))
+
+
+def random_qkv(length: int, heads: int = 4, kv_heads: int = 4) -> tuple[Tensor, Tensor, Tensor]:
+    torch.manual_seed(0)
+    query = torch.randn(1, heads, length, 8, requires_grad=True)
+    key, value = (torch.randn(1, kv_heads, length, 8, requires_grad=True) for _ in range(2))
+    return query, key, value
+
+
+def dense(query: Tensor, key: Tensor, value: Tensor, row: RowBatch) -> Tensor:
+    times = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=row.allowed_TT()[None, None])
+
+
+def varlen_by_loops(
+    q: Tensor, k: Tensor, v: Tensor, *, cu_seqlens_q: Tensor, cu_seqlens_k: Tensor, max_seqlen_q: int,
+    max_seqlen_k: int, dropout_p: float, softmax_scale: float | None, causal: bool,
+) -> Tensor:  # fmt: skip
+    """flash_attn_varlen_func as its documentation defines it: (T, h, D), causal aligned at the end."""
+    assert causal and dropout_p == 0.0
+    parts = []
+    for s in range(len(cu_seqlens_q) - 1):
+        own_q, own_k = slice(*cu_seqlens_q[s : s + 2].tolist()), slice(*cu_seqlens_k[s : s + 2].tolist())
+        queries, keys, values = (x.transpose(0, 1)[None] for x in (q[own_q], k[own_k], v[own_k]))
+        shape = queries.shape[2], keys.shape[2]
+        assert shape[0] <= max_seqlen_q and shape[1] <= max_seqlen_k
+        mask = torch.ones(shape, dtype=torch.bool).tril(shape[1] - shape[0])
+        out = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=softmax_scale)
+        parts.append(out[0].transpose(0, 1))
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("name", ["structured", "varlen", "flex"])
+@pytest.mark.parametrize("seed", range(3))
+def test_attention_equals_the_dense_mask(name: str, seed: int) -> None:
+    row = a_row(seed)
+    query, key, value = random_qkv(row.tree_T.numel())
+    if name == "structured":
+        got = tree_attention(query, key, value, row, None)
+    elif name == "varlen":
+        got = varlen_tree_attention(query, key, value, row, None, 0.0, varlen_by_loops).transpose(1, 2)
+    else:  # forward only on a CPU
+        frozen = [x.detach() for x in (query, key, value)]
+        got = flex_attention_forward(torch.nn.Module(), *frozen, None, row=row)[0].transpose(1, 2)
+    want = dense(query, key, value, row)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+    if got.requires_grad:
+        probe = torch.randn_like(want)
+        for got_grad, want_grad in zip(
+            torch.autograd.grad((got * probe).sum(), (query, key, value)),
+            torch.autograd.grad((want * probe).sum(), (query, key, value)),
+            strict=True,
+        ):
+            torch.testing.assert_close(got_grad, want_grad, rtol=1e-5, atol=1e-5)
+
+
+def test_no_row_of_the_mask_is_all_false() -> None:
+    assert bool(a_row().allowed_TT().any(dim=1).all())
+
+
+def test_a_row_whose_branch_has_no_trunk_is_refused() -> None:
+    row = HandRow()
+    row.add(1, 0, 1, 0, -1, None)
+    with pytest.raises(ValueError, match="does not follow its trunk"):
+        row_batch_from_arrays(row)
+    row = add_path(HandRow(), 0, [1, 2], [None, 1.0])
+    row.predictor_Q = [-1]
+    with pytest.raises(ValueError, match="without a parent"):
+        row_batch_from_arrays(row)
+
+
+def small_model(model_type: str) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape = tiny_llama().config
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    config = AutoConfig.for_model(
+        model_type, num_key_value_heads=2, head_dim=8, max_position_embeddings=128, initializer_range=0.1,
+        **{name: getattr(shape, name) for name in names},
+    )  # fmt: skip
+    if getattr(config, "sliding_window", None) is not None and model_type == "mistral":
+        config.sliding_window = None
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("model_type", TREE_MODEL_TYPES)
+def test_each_known_architecture_takes_trees(model_type: str) -> None:
+    rng = np.random.default_rng(1)
+    dialogues = [random_dialogue(rng, 97, 3, 2) for _ in range(2)]
+    model = small_model(model_type)
+    check_takes_trees(model.config)
+    losses = []
+    for name, row in (("structured", tree_row(dialogues)), ("sdpa", flat_row(dialogues, "per_response"))):
+        use_attention(model, name)
+        losses.append(row_loss(model, row_batch_from_arrays(row), LossConfig())[0])
+    gradients = [torch.autograd.grad(loss, list(model.parameters())) for loss in losses]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=0)
+    for tree, flat in zip(*gradients, strict=True):
+        assert float((tree - flat).norm()) <= 1e-5 * float(flat.norm())
+
+
+def test_generation_is_that_of_sdpa() -> None:
+    """Calls without a row, with a cache and left padding, behave as with stock attention."""
+    model = tiny_llama().eval()
+    ids = torch.tensor([[0, 0, 5, 6, 7], [9, 8, 7, 6, 5]])
+    mask = (torch.arange(5)[None] >= torch.tensor([[2], [0]])).long()
+    texts = []
+    for name in ("sdpa", "structured"):
+        use_attention(model, name)
+        texts.append(model.generate(ids, attention_mask=mask, max_new_tokens=8, do_sample=False, pad_token_id=0))
+    assert torch.equal(*texts)
+
+
+def test_names_are_resolved_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose("auto", "cpu") == "structured"
+    assert [choose(name, "cpu") for name in ("sdpa", "eager", "structured")] == ["sdpa", "eager", "structured"]
+    for name in ("flex", "varlen", "flash_attention_2"):
+        with pytest.raises(ConfigError, match="model.attention=(flex|varlen)"):
+            choose(name, "cpu")
+    monkeypatch.setattr(attention, "_flash_attn_installed", lambda: False)
+    assert choose("auto", "cuda") == "flex"
+    monkeypatch.setattr(attention, "_flash_attn_installed", lambda: True)
+    assert choose("auto", "cuda") == "varlen" == choose("flash_attention_2", "cuda")
+
+
+def test_a_model_without_a_backend_of_ours_is_refused() -> None:
+    model = tiny_llama()
+    model.config._attn_implementation = "flex_attention"
+    with pytest.raises(ConfigError, match="call use_attention first"):
+        attention_inputs(model.config, a_row(), torch.float32)
