@@ -1,0 +1,131 @@
+"""Near-duplicates of a growing pool: MinHash LSH finds candidates, the exact Jaccard of word 3-shingles decides.
+
+The definition is `extes_train.dialogue.shingles` (Jaccard >= 0.7 over all turns); shingles are held as 32-bit hashes.
+With 25 bands of 5 rows a pair at Jaccard 0.7 becomes a candidate with probability 0.99, at 0.8 with 0.9999 (16 bands of
+8, which datasketch would choose, find 0.61 and 0.95). Many candidates are far apart, so signatures are compared first.
+What a query answers does not depend on the process: every hash is fixed.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_gen.filters.text import TextView
+
+PERMUTATIONS = 125
+BANDS, ROWS = 25, 5
+SLACK = 0.2  # signatures estimate the Jaccard with a standard deviation of 0.04
+Shingles = NDArray[np.uint32]
+
+
+def shingle_hashes(view: TextView) -> Shingles:
+    """The word 3-shingles of all texts of `view`, as sorted unique 32-bit hashes."""
+    return np.unique((view.trigrams() >> np.uint64(32)).astype(np.uint32))
+
+
+def jaccard(a: Shingles, b: Shingles) -> float:
+    """Shared / all of two sets of hashes; two empty sets are equal."""
+    if len(a) == 0 and len(b) == 0:
+        return 1.0
+    both = np.concatenate([a, b])
+    both.sort(kind="stable")
+    shared = int(np.count_nonzero(both[1:] == both[:-1]))
+    return shared / (len(a) + len(b) - shared)
+
+
+class NearDuplicates:
+    """Dialogues that were kept, by key. Memory: about 4 bytes a shingle and 3 kB a dialogue."""
+
+    def __init__(self, threshold: float) -> None:
+        from datasketch import MinHash, MinHashLSH
+
+        self.threshold = threshold
+        self._lsh = MinHashLSH(num_perm=PERMUTATIONS, params=(BANDS, ROWS), hashfunc=zlib.crc32)
+        self._lsh.hashtables = [_Buckets() for _ in range(BANDS)]
+        self._lsh.keys = _NoKeys()
+        self._minhash = MinHash(num_perm=PERMUTATIONS, hashfunc=int)
+        self._signatures = np.zeros((1024, PERMUTATIONS), self._minhash.hashvalues.dtype)
+        self._shingles: list[Shingles] = []
+        self._keys: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def find(self, shingles: Shingles) -> tuple[str, float] | None:
+        """The key of the most similar kept dialogue and its Jaccard, if that reaches the threshold."""
+        if len(shingles) == 0:
+            return None
+        self._hash(shingles)
+        candidates = np.sort(np.array(self._lsh.query(self._minhash), dtype=np.int64))
+        if len(candidates) == 0:
+            return None
+        estimate = (self._signatures[candidates] == self._minhash.hashvalues).mean(axis=1)
+        best: tuple[str, float] | None = None
+        for i in candidates[estimate >= self.threshold - SLACK].tolist():
+            similarity = jaccard(shingles, self._shingles[i])
+            if similarity >= self.threshold and (best is None or similarity > best[1]):
+                best = (self._keys[i], similarity)
+        return best
+
+    def add(self, key: str, shingles: Shingles) -> None:
+        """Keep a dialogue."""
+        self._hash(shingles)
+        self._lsh.insert(len(self._keys), self._minhash, check_duplication=False)
+        if len(self._keys) == len(self._signatures):
+            self._signatures = np.concatenate([self._signatures, np.zeros_like(self._signatures)])
+        self._signatures[len(self._keys)] = self._minhash.hashvalues
+        self._keys.append(key)
+        self._shingles.append(shingles)
+
+    def _hash(self, shingles: Shingles) -> None:
+        self._minhash.clear()
+        self._minhash.update_batch(shingles.tolist())
+
+
+class _Buckets:
+    """One band's table: hash -> position, or a list of positions; a sixth of the memory of datasketch's sets."""
+
+    def __init__(self) -> None:
+        self._table: dict[Any, Any] = {}
+
+    def get(self, key: Any) -> Any:
+        found = self._table.get(key, ())
+        return (found,) if isinstance(found, int) else found
+
+    def insert(self, key: Any, *values: int, **_: Any) -> None:
+        for value in values:
+            found = self._table.setdefault(key, value)
+            if isinstance(found, list):
+                found.append(value)
+            elif found is not value:
+                self._table[key] = [found, value]
+
+
+class _NoKeys:
+    """datasketch's list of keys, which only removal needs."""
+
+    def insert(self, key: Any, *values: Any, **_: Any) -> None:
+        pass
+
+
+class Novelty:
+    """How much of a dialogue's shingles was never seen, in a fixed 16 MiB bitmap (so a little is missed when full)."""
+
+    BITS = 1 << 27
+
+    def __init__(self) -> None:
+        self._seen = np.zeros(self.BITS // 8, np.uint8)
+
+    def add(self, shingles: Shingles) -> float:
+        """The share of `shingles` not seen before; they are from now on."""
+        if len(shingles) == 0:
+            return 0.0
+        slot = shingles & np.uint32(self.BITS - 1)
+        index, bit = slot >> np.uint32(3), np.uint8(1) << (slot & np.uint32(7)).astype(np.uint8)
+        new = int(np.count_nonzero((self._seen[index] & bit) == 0))
+        np.bitwise_or.at(self._seen, index, bit)
+        return new / len(shingles)

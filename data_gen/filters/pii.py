@@ -1,0 +1,79 @@
+"""Personal data by patterns: e-mail, telephone, cards, accounts, addresses. Presidio on request."""
+
+from __future__ import annotations
+
+import functools
+import re
+from typing import Any
+
+from extes_train.errors import ConfigError
+
+_HELPLINE = re.compile(r"^(?:\+?1?[ -]?800|0800|0808|1800|116)\b")
+_PATTERNS: dict[str, re.Pattern[str]] = {
+    "email": re.compile(r"[\w.+-]+@[\w-]+\.[\w.]{2,}"),
+    "handle": re.compile(r"(?:^|\s)@[A-Za-z]\w{2,}"),
+    "iban": re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}\b"),
+    "card": re.compile(r"\b(?:\d[ -]?){13,19}\b"),
+    "social_security": re.compile(r"\b\d{3}-\d{2}-\d{4}\b"),
+    "ip": re.compile(r"\b(?:\d{1,3}\.){3}\d{1,3}\b"),
+    "phone": re.compile(r"(?<![\w.])\+?\(?\d[\d ()/-]{7,}\d\b"),
+    "address": re.compile(
+        r"\b\d{1,5}[a-z]? (?:[A-Z][\w']+ ){1,3}(?:Street|St|Road|Rd|Avenue|Ave|Lane|Ln|Drive|Dr|Boulevard|Blvd|Court|"
+        r"Crescent|Terrace|Close|Way)\b\.?(?! of)"
+    ),
+}
+_DIGIT = re.compile(r"\d")
+_LEAST_DIGITS = {"iban": 10, "card": 13, "social_security": 9, "ip": 4, "phone": 9, "address": 1}
+
+
+def personal_data(text: str, method: str) -> str | None:
+    """What personal data `text` seems to hold, as `kind`, or None. `method`: patterns | presidio | none."""
+    if method == "none":
+        return None
+    digits = len(_DIGIT.findall(text))
+    for kind, pattern in _PATTERNS.items():
+        if digits < _LEAST_DIGITS[kind] if kind in _LEAST_DIGITS else "@" not in text:
+            continue
+        for match in pattern.finditer(text):
+            if _counts(kind, match.group(0)):
+                return kind
+    return _by_presidio(text) if method == "presidio" else None
+
+
+def _counts(kind: str, found: str) -> bool:
+    if kind == "card":
+        return _luhn([int(c) for c in found if c.isdigit()])
+    if kind == "phone":
+        digits = sum(c.isdigit() for c in found)
+        years = re.fullmatch(r"(?:19|20)\d\d ?[-/] ?(?:19|20)\d\d", found.strip())
+        return 9 <= digits <= 15 and not years and not _HELPLINE.match(found.strip())
+    return True
+
+
+def _luhn(digits: list[int]) -> bool:
+    total = sum(d if i % 2 == 0 else d * 2 - 9 * (d > 4) for i, d in enumerate(reversed(digits)))
+    return len(digits) >= 13 and total % 10 == 0
+
+
+def check_method(method: str) -> None:
+    """Raise ConfigError where Presidio is asked for and not installed."""
+    if method == "presidio":
+        _analyzer()
+
+
+@functools.cache
+def _analyzer() -> Any:
+    try:
+        from presidio_analyzer import AnalyzerEngine
+    except ImportError as error:
+        raise ConfigError(
+            "filters.pii=presidio: presidio-analyzer is not installed; install the extra `pii` or use patterns"
+        ) from error
+    return AnalyzerEngine()
+
+
+def _by_presidio(text: str) -> str | None:
+    """Presidio's entities, names of people and places excepted: dialogues are full of invented ones."""
+    entities = ["CREDIT_CARD", "CRYPTO", "EMAIL_ADDRESS", "IBAN_CODE", "IP_ADDRESS", "PHONE_NUMBER", "US_SSN", "URL"]
+    found = _analyzer().analyze(text=text, entities=entities, language="en", score_threshold=0.5)
+    return str(found[0].entity_type).lower() if found else None
