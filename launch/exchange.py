@@ -43,6 +43,7 @@ def export(arguments: Sequence[str]) -> int:
     dialogues.add_argument("input", help="dialogues.jsonl to read")
     weights = kinds.add_parser("weights", help="a run's model with its adapter merged, checked against the adapter")
     weights.add_argument("run", help="run directory, or a model or adapter folder")
+    weights.add_argument("--base", help="base model of an adapter, where it is no longer where it was")
     for sub in (dialogues, weights):
         sub.add_argument("-o", "--out", required=True, help="file or folder to write")
     options = parser.parse_args(arguments)
@@ -50,6 +51,7 @@ def export(arguments: Sequence[str]) -> int:
         from launch.training import local_environment
 
         command = [sys.executable, "-m", "extes_train.export", options.run, options.out]
+        command += ["--base", options.base] if options.base else []
         return subprocess.call(command, env=local_environment())
 
     from extes_train.dialogue.exporters import export_dialogues
