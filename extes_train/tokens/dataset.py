@@ -128,7 +128,12 @@ def build_dataset(
         (windows, report), found = cached_windows(directory, key, build)
     else:
         (windows, report), found = build(), False
-    report = {**report, "context_length": context, "context_limited_by_row": context < context_length}
+    report = {
+        **report,
+        "context_length": context,
+        "context_limited_by_row": context < context_length,
+        "pad_is_eos": tokenizer.pad_token_id is not None and tokenizer.pad_token_id == tokenizer.eos_token_id,
+    }
     dataset = TokenDataset(
         windows, [d.id for d in dialogues], report, key, template, tokens.tokens_per_row,
         weights or ResponseWeights(), tokens.layout, tokens.flat, found,
@@ -258,6 +263,8 @@ def describe_report(report: dict[str, Any]) -> list[str]:
         lines.append(f"{report['merged_boundaries']:,} responses were encoded as continuations of their header")
     if report.get("context_limited_by_row"):
         lines.append(f"the context is {report['context_length']} tokens, limited by tokens.tokens_per_row")
+    if report.get("pad_is_eos"):
+        lines.append("pad and eos are one token here: harmless, since targets come from spans and rows have no padding")
     return lines
 
 

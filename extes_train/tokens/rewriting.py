@@ -21,39 +21,40 @@ def single_windows(
     dialogue: int,
     context_only: set[int],
 ) -> tuple[list[Window], WindowCounts]:
-    """One window for each response; the oldest turns are left out whole until it fits."""
+    """One window for each turn, with the prefix of its responses; the oldest turns leave until the original fits."""
     windows, counts = [], WindowCounts()
     for number, turn in enumerate(turns):
         if turn.speaker != "supporter" or number in context_only:
             continue
-        for alternative, spoken in enumerate([turn, *getattr(turn, "alternatives", ())], start=-1):
-            window = _single(template, encoder, turns, number, alternative, spoken.text.strip(), rules, dialogue)
-            if window is None:
-                counts.skipped.append((number, alternative))
-            else:
-                windows.append(window)
+        window, left_out = _single(template, encoder, turns, number, rules, dialogue)
+        counts.skipped += [(number, alternative) for alternative in left_out]
+        if window is not None:
+            windows.append(window)
     return windows, counts
 
 
 def _single(
-    template: Template,
-    encoder: Encoder,
-    turns: Sequence[Spoken],
-    number: int,
-    alternative: int,
-    text: str,
-    rules: WindowRules,
-    dialogue: int,
-) -> Window | None:
+    template: Template, encoder: Encoder, turns: Sequence[Spoken], number: int, rules: WindowRules, dialogue: int
+) -> tuple[Window | None, list[int]]:
+    """(the window of turn `number`, which of its responses do not fit)."""
+    others = [spoken.text.strip() for spoken in getattr(turns[number], "alternatives", ())]
+    texts = [turns[number].text.strip(), *others]
     for start in range(number + 1):
         if start and rules.seeker_first and turns[start].speaker != "seeker":
             continue
-        prefix, ids, num_end = render_sample(template, encoder, turns[start:number], text)
-        if len(prefix) + len(ids) <= rules.context_length and len(prefix):
-            response = Response(number, alternative, len(prefix), ids, num_end, len(text.encode()))
-            trunk = np.concatenate([prefix, ids if alternative < 0 else ids[:0]])
-            return Window(dialogue, start, number + 1, trunk, [response])
-    return None
+        prefix, ids, _ = render_sample(template, encoder, turns[start:number], texts[0])
+        if len(prefix) and len(prefix) + len(ids) <= rules.context_length:
+            break
+    else:
+        return None, list(range(-1, len(others)))
+    responses, left_out = [], []
+    for alternative, text in enumerate(texts, start=-1):
+        _, other, num_end = render_sample(template, encoder, turns[start:number], text)
+        if len(prefix) + len(other) > rules.context_length:
+            left_out.append(alternative)
+        else:
+            responses.append(Response(number, alternative, len(prefix), other, num_end, len(text.encode())))
+    return Window(dialogue, start, number + 1, np.concatenate([prefix, ids]), responses), left_out
 
 
 def render_sample(template: Template, encoder: Encoder, before: Sequence[Spoken], text: str) -> tuple[Ints, Ints, int]:

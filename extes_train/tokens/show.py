@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import sys
 
 from extes_train.tokens.dataset import TokenDataset
 from extes_train.tokens.windows import Response, Window
@@ -31,9 +31,7 @@ def render_sample(dataset: TokenDataset, index: int, color: bool) -> str:
 
 def render_for_terminal(dataset: TokenDataset, index: int) -> str:
     """`render_sample` with colour where standard output is a terminal."""
-    import sys
-
-    return render_sample(dataset, index, color=sys.stdout.isatty() and os.get_terminal_size().columns > 0)
+    return render_sample(dataset, index, color=sys.stdout.isatty())
 
 
 def _title(dataset: TokenDataset, index: int, window: Window) -> str:

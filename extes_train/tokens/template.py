@@ -261,12 +261,13 @@ def render_skeleton(template: Template, speakers: tuple[str, ...]) -> tuple[Turn
             turns.append(TurnSkeleton(lead))
             cursor = boundary = content_stop
             continue
-        stop = _prefix_stop(template, speakers, contents, system, full, place, i)
+        shown = template.render(speakers[: i + 1], contents[: i + 1], False, system)
+        stop = _prefix_stop(template, speakers, contents, system, full, shown, place, i)
         if i and speakers[i - 1] == "seeker":
             bare = template.render(speakers[:i], contents[:i], False, system)
             boundary = len(bare) if full.startswith(bare) and len(bare) <= stop else boundary
         lead = _atoms(template, full, cursor, boundary, stop, specials)
-        after, end, cursor = _end_of_turn(template, speakers, contents, system, full, content_stop, i, specials)
+        after, end, cursor = _end_of_turn(template, full, shown, content_stop, specials)
         boundary = cursor
         turns.append(TurnSkeleton(lead, full[stop:place], after, end))
     return tuple(turns)
@@ -286,6 +287,7 @@ def _prefix_stop(
     contents: list[str],
     system: str | None,
     full: str,
+    shown: str,
     place: int,
     i: int,
 ) -> int:
@@ -294,7 +296,6 @@ def _prefix_stop(
     The header is the template's own; where add_generation_prompt gives none, it is what stands before a sentinel.
     White space between header and content belongs to the response.
     """
-    shown = template.render(speakers[: i + 1], contents[: i + 1], False, system)
     if shown[: shown.find(contents[i])] != full[:place]:
         raise RewritingTemplate(f"{template.name} rewrites earlier turns when later ones follow")
     prompted = template.render(speakers[:i], contents[:i], True, system) or full[:place]
@@ -304,17 +305,9 @@ def _prefix_stop(
 
 
 def _end_of_turn(
-    template: Template,
-    speakers: tuple[str, ...],
-    contents: list[str],
-    system: str | None,
-    full: str,
-    start: int,
-    i: int,
-    specials: re.Pattern[str],
+    template: Template, full: str, shown: str, start: int, specials: re.Pattern[str]
 ) -> tuple[str, tuple[int, ...], int]:
     """(text between content and end-of-turn, the end-of-turn's ids, where it stops in `full`)."""
-    shown = template.render(speakers[: i + 1], contents[: i + 1], False, system)
     found = specials.search(full, start)
     if found is None or full[start : found.start()].strip() or not shown.startswith(full[: found.end()].rstrip()):
         raise ModelError(

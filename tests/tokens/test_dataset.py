@@ -143,9 +143,8 @@ def test_a_rewriting_template_takes_single_responses_only(tokenizer: Any, tmp_pa
         build(several, tokenizer, chat_template=str(path))
     tokens = TokensConfig(layout="flat", flat="per_response")
     dataset = build(several, tokenizer, tokens, chat_template=str(path))
-    assert len(dataset) == 6 and dataset.report["alternatives"] == 3
-    last = dataset.windows[-1]
-    (sample,) = dataset.trees(5)
+    assert len(dataset) == 3 and dataset.report["alternatives"] == 3
+    sample = dataset.trees(2)[1]
     shown = tokenizer.decode(sample.ids_T)
     expected = tokenizer.apply_chat_template(
         [{"role": ("user", "assistant")[i % 2], "content": said} for i, said in enumerate(TEXTS[:5])],
@@ -153,7 +152,10 @@ def test_a_rewriting_template_takes_single_responses_only(tokenizer: Any, tmp_pa
     )  # fmt: skip
     assert shown == f"{expected}Another way, 0: {TEXTS[5]}<|im_end|>"
     prefix = encode_prefix(dataset.template, Encoder(tokenizer), several[0].turns[:5])
-    assert np.array_equal(last.trunk, prefix)
+    assert np.array_equal(dataset.windows[2].trunk[: len(prefix)], prefix)
+    assert dataset.windows[2].responses[1].attach == len(prefix)
+    short = build(several, tokenizer, tokens, chat_template=str(path), context_length=90)
+    assert short.windows[-1].first_turn > 0 and len(short.trees(2)[0]) <= 90
 
 
 def test_the_sample_shows_targets_and_branches(tokenizer: Any) -> None:
