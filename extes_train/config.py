@@ -59,8 +59,8 @@ TRAIN_SCHEMAS: dict[str, type] = {
     "tuning/adapter": AdapterConfig,
 }
 
-# sections that only the launcher reads
-LAUNCHER_SECTIONS = ("launcher", "teacher", "serve", "generate", "inpaint", "pretrain", "compare")
+# sections and groups that only the launcher reads
+LAUNCHER_SECTIONS = ("launcher", "network", "teacher", "serve", "generate", "inpaint", "pretrain", "compare")
 # sections and keys that may differ when a run directory is used again
 FREE_SECTIONS = (*LAUNCHER_SECTIONS, "tracker", "debug", "distributed")
 FREE_KEYS = ("run_dir", "experiment", "optim.max_steps", "optim.max_seconds", "optim.max_targets")

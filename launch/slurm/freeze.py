@@ -13,7 +13,6 @@ from extes_train.errors import LaunchError
 
 PACKAGES = ("extes_train", "data_gen", "launch")
 SKIPPED = shutil.ignore_patterns("__pycache__", "*.pyc", ".*")
-LAUNCHER_GROUPS = ("network",)  # config groups that only the launcher composes
 
 
 def freeze_code(directory: Path) -> Path:
@@ -44,9 +43,8 @@ def code_digest(source: Path) -> str:
 
 
 def freeze_overrides(path: Path, overrides: Sequence[str]) -> None:
-    """One override a line, without those that only the launcher reads."""
-    kept = [word for word in overrides if word.lstrip("+~").partition("=")[0] not in LAUNCHER_GROUPS]
-    torn = [word for word in kept if "\n" in word]
+    """One override a line."""
+    torn = [word for word in overrides if "\n" in word]
     if torn:
         raise LaunchError(f"{torn[0]!r}: a value with a line break cannot be submitted; write it to a config file")
-    write_text(path, "".join(f"{word}\n" for word in kept))
+    write_text(path, "".join(f"{word}\n" for word in overrides))

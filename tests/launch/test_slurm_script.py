@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from extes_train.composition import compose
 from extes_train.errors import ConfigError, LaunchError
+from launch.composing import compose_request
 from launch.config import SlurmConfig
 from launch.launchers.slurm import processes, training_job
 from launch.slurm import freeze
@@ -86,11 +88,20 @@ def test_a_plain_job_runs_one_process() -> None:
     assert "srun" not in text
 
 
-def test_frozen_overrides_leave_out_what_only_the_launcher_reads(tmp_path: Path) -> None:
-    freeze.freeze_overrides(tmp_path / "o", ["seed=1", "+network=infiniband", "data.train='/a b'"])
+def test_frozen_overrides_are_one_a_line(tmp_path: Path) -> None:
+    freeze.freeze_overrides(tmp_path / "o", ["seed=1", "data.train='/a b'"])
     assert (tmp_path / "o").read_text() == "seed=1\ndata.train='/a b'\n"
     with pytest.raises(LaunchError, match="line break"):
         freeze.freeze_overrides(tmp_path / "o", ["tokens.system='a\nb'"])
+
+
+@pytest.mark.parametrize("profile", ["infiniband", "ethernet", "debug"])
+def test_network_profiles_reach_the_script_and_not_the_worker(profile: str) -> None:
+    words = ["launcher=slurm", f"network={profile}"]
+    launcher = compose_request(words).config.launcher
+    assert isinstance(launcher, SlurmConfig) and launcher.network
+    assert all(f"export {key}=" in rendered(launcher) for key in launcher.network)
+    assert compose(words).tuning.name == "full"
 
 
 # ---------------------------------------------------------------------------------------------------- the verdict
