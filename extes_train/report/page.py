@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -111,7 +112,7 @@ def curves(results: dict[str, Any], directory: Path) -> tuple[list[Series], list
     by_step, by_second = [], []
     for arm in results["arms"]:
         lines = read_lines(run_directory(directory, arm) / "metrics.jsonl")
-        lines = [line for line in lines if isinstance(line.get("loss"), (int, float))]
+        lines = [line for line in lines if _is_finite(line.get("loss"))]
         seconds, clock = [], 0.0
         for line in lines:
             clock += float(line.get("seconds") or 0.0)
@@ -120,6 +121,21 @@ def curves(results: dict[str, Any], directory: Path) -> tuple[list[Series], list
         by_step.append(Series(*look, smoothed([(float(line["step"]), float(line["loss"])) for line in lines])))
         by_second.append(Series(*look, smoothed(seconds)))
     return by_step, by_second
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value)
+
+
+def heldout_curves(results: dict[str, Any], directory: Path) -> list[Series]:
+    """Held-out perplexity over steps, where a run measured it more than once."""
+    series = []
+    for arm in results["arms"]:
+        lines = read_lines(run_directory(directory, arm) / "heldout.jsonl")
+        points = {float(line["step"]): float(line["perplexity"]) for line in lines if "perplexity" in line}
+        finite = sorted((step, value) for step, value in points.items() if math.isfinite(value))
+        series.append(Series(arm["name"], arm["tuning"] or "", arm["augmentation"] or "none", finite))
+    return series
 
 
 def render_page(results: dict[str, Any], directory: Path) -> str:
@@ -141,6 +157,10 @@ def render_page(results: dict[str, Any], directory: Path) -> str:
     note += "whose loss is over other targets, so only lines of one kind compare."
     parts.append(_figure(line_plot(by_step, "optimizer steps", "loss"), "Loss over optimizer steps. " + note))
     parts.append(_figure(line_plot(by_second, "seconds of training", "loss"), "Loss over seconds of training."))
+    held_out = heldout_curves(results, directory)
+    if any(len(one.points) > 1 for one in held_out):
+        plot = line_plot(held_out, "optimizer steps", "held-out perplexity")
+        parts.append(_figure(plot, "Held-out perplexity while training, as measured then (not smoothed)."))
     parts += ["<h2>Cost</h2>", _table(["arm", *(n for n, _, _ in COST)], cells(results, "cost", COST), set())]
     for name, key, format in COST_PLOTS:
         parts.append(f"<h3>{escape(name)}</h3>" + _figure(bar_plot(_bars(results, "cost", key), format, name), ""))

@@ -141,6 +141,15 @@ def test_a_line_ends_where_its_loss_does(comparison):
     assert len(points) == 60
 
 
+def test_held_out_curves_where_there_are_any(comparison):
+    lines = [{"step": step, "perplexity": 20.0 - step} for step in (2, 4, 6)] + [{"step": 8, "perplexity": math.inf}]
+    (comparison / "arms/lora/heldout.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_report(comparison)
+    page = (comparison / "report.html").read_text()
+    assert "Held-out perplexity while training" in page
+    assert page.count("<polyline") == 9 and "lora: 18.000 to 14.000" in page
+
+
 def test_markdown_has_the_same_numbers(comparison):
     write_report(comparison)
     text = (comparison / "report.md").read_text()
