@@ -14,7 +14,7 @@ from tokens.samples import TEXTS, dialogue
 from extes_train.dialogue.schema import Turn
 from extes_train.errors import ConfigError, LayoutError, ModelError
 from extes_train.tokens.encoding import Encoder, encode_dialogue, encode_prefix
-from extes_train.tokens.template import Template, load_template
+from extes_train.tokens.template import ROLES, Template, load_template
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content | trim + '<|im_end|>\n' }}{% endfor %}"
@@ -24,6 +24,25 @@ LLAMA2 = (
     "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles') }}"
     "{% endif %}{% if m.role == 'user' %}{{ '<s>[INST] ' + m.content + ' [/INST]' }}"
     "{% else %}{{ ' ' + m.content + ' </s>' }}{% endif %}{% endfor %}"
+)
+LLAMA3 = (
+    "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' }}"
+    "{{ m.content | trim + '<|eot_id|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+GEMMA = (
+    "{{ bos_token }}{% for m in messages %}{% set role = 'model' if m.role == 'assistant' else m.role %}"
+    "{{ '<start_of_turn>' + role + '\n' + m.content | trim + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
+)
+MISTRAL = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + m.content + '[/INST]' }}"
+    "{% else %}{{ ' ' + m.content + eos_token }}{% endif %}{% endfor %}"
+)
+VICUNA = (
+    "{% for m in messages %}{% if m.role == 'user' %}{{ 'USER: ' + m.content + ' ' }}"
+    "{% else %}{{ 'ASSISTANT: ' + m.content + eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
 DATED = "{{ 'Today is ' + strftime_now('%d %b %Y') + date_string + '\n' }}" + CHATML
 LAST_ONLY = "{% for m in messages %}{{ m.content if loop.last else m.content[:3] }}{{ '</s>' }}{% endfor %}"
@@ -80,9 +99,13 @@ def test_prefixes_are_what_transformers_tokenises(esconv: dict, real_tokenizers:
     assert encoder.merged == 0
 
 
-@pytest.mark.parametrize("text", [None, CHATML, LLAMA2, DATED], ids=["plain", "chatml", "llama2", "dated"])
+@pytest.mark.parametrize(
+    "text",
+    [None, CHATML, LLAMA2, LLAMA3, GEMMA, MISTRAL, VICUNA, DATED],
+    ids=["plain", "chatml", "llama2", "llama3", "gemma", "mistral", "vicuna", "dated"],
+)
 def test_prefixes_in_other_templates(text: str | None, tokenizer: Any, tmp_path: Path) -> None:
-    system = None if text == LLAMA2 else "You are kind."
+    system = "You are kind." if text in (None, CHATML, LLAMA3, DATED) else None
     template = template_of(tokenizer, text, tmp_path, system=system)
     encoder = Encoder(tokenizer)
     turns = dialogue(alternatives=2).turns
@@ -96,6 +119,20 @@ def test_prefixes_in_other_templates(text: str | None, tokenizer: Any, tmp_path:
             for other, (other_ids, num_end, num_bytes) in zip(turn.alternatives, place.alternatives):
                 content = tokenizer.decode(other_ids[: len(other_ids) - num_end]).strip()
                 assert (content, num_bytes) == (other.text, len(other.text))
+
+
+@pytest.mark.parametrize("text", [CHATML, LLAMA2, LLAMA3, GEMMA, MISTRAL, VICUNA])
+def test_a_trunk_is_the_rendered_string(text: str, tokenizer: Any, tmp_path: Path) -> None:
+    """Decoded, and as ids wherever no boundary merged: transformers' own rendering of the same dialogue."""
+    template, encoder = template_of(tokenizer, text, tmp_path), Encoder(tokenizer)
+    turns = dialogue().turns
+    encoded = encode_dialogue(template, encoder, turns)
+    messages = [{"role": ROLES[turn.speaker], "content": turn.text} for turn in turns]
+    rendered = tokenizer.apply_chat_template(messages, chat_template=text, tokenize=False)
+    shown = tokenizer.decode(encoded.ids)
+    assert rendered.startswith(shown) and not rendered[len(shown) :].strip()
+    expected = tokenizer(rendered, add_special_tokens=False).input_ids[: len(encoded.ids)]
+    assert encoder.merged or encoded.ids.tolist() == expected
 
 
 def test_llama2_space_belongs_to_the_response(tokenizer: Any, tmp_path: Path) -> None:
