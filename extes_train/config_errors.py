@@ -75,8 +75,10 @@ class _Teller:
     def preset(self, file: str, reason: str, key: str) -> str:
         """A value in a YAML file that does not fit what the command chooses."""
         group = key.partition(".")[0]
-        chosen = f"with {group}={self.given[group]}" if group in self.given else "here"
-        return f"{file.replace('/', '=')} sets {key}, which cannot be {chosen}: {reason}; leave one of the two out"
+        owners = [option for option, keys in self.of_option.get(group, {}).items() if key in keys]
+        if owners:
+            return f"{file.replace('/', '=')} sets {key}: only with {group}={'|'.join(owners)}"
+        return f"{file.replace('/', '=')} sets {key}: {reason}"
 
     def omegaconf(self, error: Any) -> str:
         """The message for an exception of OmegaConf's."""

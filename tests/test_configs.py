@@ -32,12 +32,17 @@ def test_the_groups_of_the_design_exist() -> None:
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_option_composes(group: str, option: str) -> None:
     """For a launcher, and for a worker without the launcher's types: the same training."""
-    chosen, worker = compose_root(f"{group}={option}"), compose([f"{group}={option}"])
+    words = [f"{group}={option}", *(["launcher=slurm"] if group == "network" else [])]
+    chosen, worker = compose_root(*words), compose(words)
     assert type(chosen) is RootConfig and type(worker) is TrainConfig
     assert config_digest(worker) == config_digest(chosen)
     for field in dataclasses.fields(TrainConfig):
         if field.name not in LAUNCHER_SECTIONS:
             assert getattr(worker, field.name) == getattr(chosen, field.name), field.name
+    if group == "network":
+        values = yaml.safe_load((config_directory() / group / f"{option}.yaml").read_text())
+        assert chosen.launcher.network == (values or {})  # type: ignore[attr-defined]
+        return
     section = getattr(chosen, group)
     if group in ("model", "zero"):  # presets: the name is the kind of model or the stage
         values = yaml.safe_load((config_directory() / group / f"{option}.yaml").read_text())
@@ -50,7 +55,9 @@ def test_every_option_composes(group: str, option: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "file", sorted(config_directory().rglob("*.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}"
+    "file",
+    [path for path in sorted(config_directory().rglob("*.yaml")) if path.parent.name != "network"],
+    ids=lambda path: f"{path.parent.name}-{path.stem}",
 )
 def test_no_yaml_names_a_key_that_is_not_there(file: Path) -> None:
     """Groups without a schema of their own would take any key; the root schema must know each."""
@@ -189,5 +196,9 @@ def test_a_worker_refuses_as_the_launcher_does() -> None:
 
 
 def test_a_preset_that_does_not_fit_the_command_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"experiment=quickstart sets launcher.processes, which .* launcher=local"):
+    with pytest.raises(
+        ConfigError, match=r"experiment=quickstart sets launcher.processes: only with launcher=torchrun\|deepspeed"
+    ):
         compose_root("experiment=quickstart", "launcher=local")
+    with pytest.raises(ConfigError, match=r"network=infiniband sets launcher.network: only with launcher=slurm"):
+        compose_root("network=infiniband")
