@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from extes_train.environment import cache_directory
 from extes_train.errors import DataError, LayoutError
 from extes_train.tokens.cache import cached_windows
 from extes_train.tokens.config import TokensConfig
-from extes_train.tokens.encoding import EncodedDialogue, Encoder, encode_turns
+from extes_train.tokens.encoder import Encoder
+from extes_train.tokens.encoding import EncodedDialogue, encode_turns
+from extes_train.tokens.rewriting import single_windows
 from extes_train.tokens.row import Row
 from extes_train.tokens.rows import pack_rows
 from extes_train.tokens.template import Spoken, Template, load_template, open_dialogue
@@ -201,8 +203,6 @@ def _windows_of(
     number: int,
     context_only: set[int],
 ) -> tuple[list[Window], WindowCounts]:
-    from extes_train.tokens.rewriting import single_windows
-
     def encode_from(first: int) -> EncodedDialogue:
         return encode_turns(template, encoder, turns[first:], rules.context_length, first)
 
@@ -287,8 +287,6 @@ def _context_only(template: Template, turns: Sequence[Spoken]) -> set[int]:
 
 
 def _shifted(window: Window, shift: int) -> Window:
-    from dataclasses import replace
-
     responses = [replace(response, turn=response.turn - shift) for response in window.responses]
     return Window(window.dialogue, max(0, window.first_turn - shift), window.stop_turn - shift, window.trunk, responses)
 

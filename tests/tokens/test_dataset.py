@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from tokens.samples import TEXTS, dialogue, scored
 
 from extes_train.dialogue.schema import Turn
 from extes_train.errors import DataError, LayoutError
+from extes_train.tokens.cache import cached_windows
 from extes_train.tokens.config import TokensConfig
 from extes_train.tokens.dataset import TokenDataset, build_dataset
-from extes_train.tokens.encoding import Encoder, encode_prefix
+from extes_train.tokens.encoder import Encoder
+from extes_train.tokens.encoding import encode_prefix
 from extes_train.tokens.show import render_sample
 from extes_train.tokens.tree import ResponseWeights
+from extes_train.tokens.windows import Response, Window
 
 
 def build(dialogues: list, tokenizer: Any, tokens: TokensConfig | None = None, **kwargs: Any) -> TokenDataset:
@@ -92,6 +96,23 @@ def test_the_cache_gives_back_what_was_built(tokenizer: Any, tmp_path: Path) -> 
         file.write_bytes(file.read_bytes()[:100])
     assert not build(several, tokenizer, tokens, context_length=60, cache=True).from_cache
     assert build(several, tokenizer, tokens, context_length=60, cache=True).from_cache
+
+
+def test_one_process_builds_and_the_others_wait(tmp_path: Path) -> None:
+    built = []
+
+    def slow() -> tuple[list[Window], dict[str, Any]]:
+        built.append(1)
+        time.sleep(0.2)
+        ids = np.arange(5, dtype=np.int32)
+        return [Window(0, 0, 2, ids, [Response(1, -1, 2, ids[2:], 1, 4)])], {"dialogues": 1}
+
+    with ThreadPoolExecutor(3) as pool:
+        results = list(pool.map(lambda _: cached_windows(tmp_path / "new", "key", slow), range(3)))
+    assert len(built) == 1 and sorted(found for _, found in results) == [False, True, True]
+    assert {windows[0].responses[0].ids.tolist()[0] for (windows, _), _ in results} == {2}
+    (tmp_path / "file").write_text("not a directory")
+    assert cached_windows(tmp_path / "file", "key", slow)[1] is False
 
 
 def test_the_key_covers_what_changes_windows(tokenizer: Any) -> None:

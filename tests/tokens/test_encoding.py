@@ -13,7 +13,8 @@ from tokens.samples import TEXTS, dialogue
 
 from extes_train.dialogue.schema import Turn
 from extes_train.errors import ConfigError, LayoutError, ModelError
-from extes_train.tokens.encoding import Encoder, encode_dialogue, encode_prefix
+from extes_train.tokens.encoder import Encoder
+from extes_train.tokens.encoding import encode_dialogue, encode_prefix
 from extes_train.tokens.template import ROLES, Template, load_template
 
 CHATML = (

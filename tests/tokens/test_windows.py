@@ -13,7 +13,8 @@ from tokens.samples import dialogue
 from extes_train.errors import DataError
 from extes_train.tokens.config import TokensConfig
 from extes_train.tokens.dataset import TokenDataset, build_dataset
-from extes_train.tokens.encoding import EncodedDialogue, EncodedTurn, Encoder, encode_prefix
+from extes_train.tokens.encoder import Encoder
+from extes_train.tokens.encoding import EncodedDialogue, EncodedTurn, encode_prefix
 from extes_train.tokens.windows import Window, WindowRules, cut_windows
 
 AS_REFERENCE = TokensConfig(min_left_context=0, too_long="truncate_response")
