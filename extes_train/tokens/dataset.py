@@ -170,12 +170,16 @@ def tokenise(
 ) -> tuple[list[Window], dict[str, Any]]:
     """Windows of all dialogues and the report on them."""
     encoder = Encoder(template.tokenizer)
-    opened = [open_dialogue(template, _limited(d.turns, num_alternatives)) for d in dialogues]
-    if not template.rewrites:
-        encoder.collect()
-        for turns, _ in opened:
-            encode_turns(template, encoder, turns)
-        encoder.learn()
+    encoder.collect()
+    opened = []
+    for dialogue in dialogues:
+        try:
+            opened.append(open_dialogue(template, _limited(dialogue.turns, num_alternatives)))
+            if not template.rewrites:
+                encode_turns(template, encoder, opened[-1][0])
+        except LayoutError as error:
+            raise LayoutError(f"dialogue {dialogue.id}: {error}") from error
+    encoder.learn()
     windows: list[Window] = []
     report = new_report(dialogues)
     for number, (dialogue, (turns, shift)) in enumerate(zip(dialogues, opened)):

@@ -138,6 +138,24 @@ def test_bad_data_is_named(tokenizer: Any) -> None:
         build([], tokenizer, name="valid")
 
 
+def test_a_dialogue_that_the_template_refuses_is_named(tokenizer: Any, tmp_path: Path) -> None:
+    path = tmp_path / "strict.jinja"
+    path.write_text(
+        "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('take turns') }}{% endif %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+    )
+    twice = dialogue()
+    twice.turns[2] = Turn("supporter", "And another thing.")
+    with pytest.raises(LayoutError, match=rf"dialogue {twice.id}: .*strict\.jinja refuses .* take turns"):
+        build([dialogue(*TEXTS[:4]), twice], tokenizer, chat_template=str(path))
+    opened = dialogue(*TEXTS[:4], first="supporter")
+    with pytest.raises(LayoutError, match=rf"dialogue {opened.id}: .*tokens\.opening=placeholder"):
+        build([opened], tokenizer, chat_template=str(path))
+    left_out = build([opened], tokenizer, TokensConfig(opening="drop_target"), chat_template=str(path))
+    assert left_out.report["openings_left_out"] == [f"{opened.id}:0"]
+    assert [response.turn for response in left_out.windows[0].responses] == [2]
+
+
 def test_openings_are_counted(tokenizer: Any) -> None:
     opened = dialogue(*TEXTS[:4], first="supporter")
     kept = build([opened], tokenizer)
