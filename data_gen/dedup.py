@@ -1,9 +1,9 @@
 """Near-duplicates of a growing pool: MinHash LSH finds candidates, the exact Jaccard of word 3-shingles decides.
 
 The definition is `extes_train.dialogue.shingles` (Jaccard >= 0.7 over all turns); shingles are held as 32-bit hashes.
-With 25 bands of 5 rows a pair at Jaccard 0.7 becomes a candidate with probability 0.99, at 0.8 with 0.9999 (16 bands of
-8, which datasketch would choose, find 0.61 and 0.95). Many candidates are far apart, so signatures are compared first.
-What a query answers does not depend on the process: every hash is fixed.
+Bands are chosen so that a pair at the threshold becomes a candidate with probability 0.99: for 0.7, 25 bands of 5 rows,
+which find 0.9999 at 0.8 (datasketch's own choice balances misses against work and finds 0.61 and 0.95). Many candidates
+are far apart, so signatures are compared first. Every hash is fixed: a query answers the same in every process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from data_gen.filters.text import TextView
 
 PERMUTATIONS = 125
-BANDS, ROWS = 25, 5
+RECALL = 0.985  # at the threshold
 SLACK = 0.2  # signatures estimate the Jaccard with a standard deviation of 0.04
 Shingles = NDArray[np.uint32]
 
@@ -37,6 +37,15 @@ def jaccard(a: Shingles, b: Shingles) -> float:
     return shared / (len(a) + len(b) - shared)
 
 
+def bands_for(threshold: float) -> tuple[int, int]:
+    """Bands and rows of the signature: the longest rows that still find a pair at `threshold` with RECALL."""
+    for rows in range(12, 1, -1):
+        bands = PERMUTATIONS // rows
+        if 1 - (1 - threshold**rows) ** bands >= RECALL:
+            return bands, rows
+    return PERMUTATIONS, 1
+
+
 class NearDuplicates:
     """Dialogues that were kept, by key. Memory: about 4 bytes a shingle and 3 kB a dialogue."""
 
@@ -44,8 +53,9 @@ class NearDuplicates:
         from datasketch import MinHash, MinHashLSH
 
         self.threshold = threshold
-        self._lsh = MinHashLSH(num_perm=PERMUTATIONS, params=(BANDS, ROWS), hashfunc=zlib.crc32)
-        self._lsh.hashtables = [_Buckets() for _ in range(BANDS)]
+        bands, rows = bands_for(threshold)
+        self._lsh = MinHashLSH(num_perm=PERMUTATIONS, params=(bands, rows), hashfunc=zlib.crc32)
+        self._lsh.hashtables = [_Buckets() for _ in range(bands)]
         self._lsh.keys = _NoKeys()
         self._minhash = MinHash(num_perm=PERMUTATIONS, hashfunc=int)
         self._signatures = np.zeros((1024, PERMUTATIONS), self._minhash.hashvalues.dtype)

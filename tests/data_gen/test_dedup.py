@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_gen.dedup import NearDuplicates, Novelty, jaccard, shingle_hashes
+from data_gen.dedup import NearDuplicates, Novelty, bands_for, jaccard, shingle_hashes
 from data_gen.filters.text import TextView
 from extes_train.dialogue.shingles import jaccard as exact_jaccard
 from extes_train.dialogue.shingles import word_shingles
@@ -84,3 +84,10 @@ def test_novelty_is_the_share_of_unseen_shingles() -> None:
     assert novelty.add(shingles) == 0.0
     half = np.concatenate([shingles[:50], np.unique(rng.integers(0, 2**32, 50, dtype=np.uint32))])
     assert abs(novelty.add(half) - 0.5) < 0.02
+
+
+def test_bands_follow_the_threshold() -> None:
+    assert bands_for(0.7) == (25, 5)
+    for threshold in (0.3, 0.5, 0.8, 0.95):
+        bands, rows = bands_for(threshold)
+        assert 1 - (1 - threshold**rows) ** bands >= 0.985 and bands * rows <= 125
