@@ -11,31 +11,64 @@ from pathlib import Path
 
 from extes_train.dialogue.jsonl import read_dialogues
 from extes_train.dialogue.schema import Dialogue
+from extes_train.errors import DataError
+
+VERDICTS = {"k": "keep", "d": "drop"}
 
 
 def review(arguments: Sequence[str]) -> int:
-    """Show each dialogue; on a terminal, ask keep/drop/quit and append the verdict to FILE.review.jsonl."""
-    parser = argparse.ArgumentParser(prog="extes review", description="Read dialogues in the terminal, one by one.")
+    """Show each dialogue; on a terminal, ask for a verdict and append it to FILE.review.jsonl at once.
+
+    A dialogue with a verdict is not shown again, so the next call goes on where this one stopped.
+    """
+    parser = argparse.ArgumentParser(
+        prog="extes review",
+        description="Read dialogues in the terminal, one by one. Verdicts go to FILE.review.jsonl.",
+    )
     parser.add_argument("file", help="dialogues.jsonl")
     parser.add_argument("--start", type=int, default=0, help="index of the first dialogue to show")
     parser.add_argument("--count", type=int, default=None, help="show at most so many")
+    parser.add_argument("--scenario", help="only dialogues of this scenario")
     options = parser.parse_args(arguments)
 
-    verdicts = Path(options.file + ".review.jsonl")
-    done = {json.loads(line)["id"] for line in verdicts.read_text().splitlines()} if verdicts.exists() else set()
     dialogues = read_dialogues(options.file)[options.start :]
+    if options.scenario:
+        dialogues = [item for item in dialogues if item.scenario == options.scenario]
+    verdicts = Path(options.file + ".review.jsonl")
+    done = read_verdicts(verdicts)
+    waiting = [item for item in dialogues if item.id not in done][: options.count]
     ask = sys.stdin.isatty() and sys.stdout.isatty()
-    for dialogue in [item for item in dialogues if item.id not in done][: options.count]:
+    for number, dialogue in enumerate(waiting, 1):
         print(render_dialogue(dialogue))
-        if not ask:
-            continue
-        answer = input("[k]eep, [d]rop, [s]kip, [q]uit: ").strip().lower()[:1]
-        if answer == "q":
+        if ask and not ask_verdict(dialogue, f"{number} of {len(waiting)}", verdicts):
             break
-        if answer in ("k", "d"):
-            with open(verdicts, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"id": dialogue.id, "verdict": {"k": "keep", "d": "drop"}[answer]}) + "\n")
+    if ask:
+        counts = list(read_verdicts(verdicts).values())
+        print(f"{counts.count('keep')} kept, {counts.count('drop')} dropped: {verdicts}")
     return 0
+
+
+def read_verdicts(path: Path) -> dict[str, str]:
+    """Dialogue id -> keep or drop; the last verdict on a dialogue counts. Raises DataError with file:line."""
+    verdicts: dict[str, str] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else [], 1):
+        try:
+            record = json.loads(line)
+            verdicts[record["id"]] = record["verdict"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise DataError(f'{path}:{number}: not a verdict, {{"id": …, "verdict": "keep" or "drop"}}') from error
+    return verdicts
+
+
+def ask_verdict(dialogue: Dialogue, where: str, verdicts: Path) -> bool:
+    """Ask until the answer is one of ours; False to stop."""
+    while True:
+        answer = input(f"{where}: [k]eep, [d]rop, [s]kip, [q]uit: ").strip().lower()[:1]
+        if answer in VERDICTS:
+            with open(verdicts, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"id": dialogue.id, "verdict": VERDICTS[answer]}) + "\n")
+        if answer in (*VERDICTS, "s", "q"):
+            return answer != "q"
 
 
 def render_dialogue(dialogue: Dialogue, width: int = 80) -> str:
@@ -47,5 +80,5 @@ def render_dialogue(dialogue: Dialogue, width: int = 80) -> str:
         lines += textwrap.wrap(f"{label}: {turn.text}", width, subsequent_indent="    ")
         for other in turn.alternatives:
             head = f"  or ({other.strategy}): " if other.strategy else "  or: "
-            lines += textwrap.wrap(head + other.text, width, subsequent_indent="      ", initial_indent="")
+            lines += textwrap.wrap(head + other.text, width, subsequent_indent="      ")
     return "\n".join([*lines, ""])
