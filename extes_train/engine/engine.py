@@ -126,6 +126,7 @@ def build_engine(model: nn.Module, config: TrainConfig, group: ProcessGroup) -> 
         betas=(config.optim.betas[0], config.optim.betas[1]),
         eps=config.optim.eps,
         weight_decay=config.optim.weight_decay,
+        fused=True,
     )
     model.train()
     wrapped, *_ = deepspeed.initialize(

@@ -23,7 +23,7 @@ from extes_train.model.forward import hidden_states, output_head
 
 
 def row_loss(model: nn.Module, batch: RowBatch, config: LossConfig) -> tuple[Tensor, Tensor]:
-    """(sum of weight * nll, with gradient; sum of nll, without), both fp32 scalars on the model's device.
+    """(sum of weight * nll, with gradient; sum of nll where weight > 0, without), fp32 scalars on the model's device.
 
     Reads nothing back to the host. A row without targets gives zeros that still reach every parameter.
     """
@@ -116,22 +116,28 @@ class LinearCrossEntropy(torch.autograd.Function):
         grad_QH = torch.empty_like(predictors_QH) if needs_hidden else None
         grad_VH = torch.zeros_like(weight_VH, dtype=torch.float32) if needs_weight else None
         grad_V = torch.zeros_like(bias_V, dtype=torch.float32) if needs_bias and bias_V is not None else None
-        for chunk in _chunks(len(labels_Q), chunk_tokens):
+        chunks = _chunks(len(labels_Q), chunk_tokens)
+        # one buffer for all chunks: fresh pages for each cost more than the arithmetic on them
+        buffer_CV = weight_VH.new_empty((min(chunk_tokens, len(labels_Q)), weight_VH.shape[0]))
+        for chunk in chunks:
             hidden_CH, labels_C, weight_C = predictors_QH[chunk], labels_Q[chunk], weight_Q[chunk]
-            logits_CV = nn.functional.linear(hidden_CH, weight_VH, bias_V).float()
-            nll_C, grad_CV = _nll_and_gradient(logits_CV, labels_C, weight_C)
+            logits_CV = _logits(hidden_CH, weight_VH, bias_V, buffer_CV[: len(labels_C)])
+            nll_C, grad_CV = _nll_and_gradient(logits_CV, labels_C)
             loss += torch.dot(nll_C, weight_C)
-            nll_sum += nll_C.sum()
+            nll_sum += torch.dot(nll_C, (weight_C > 0).to(nll_C.dtype))
+            # the targets' weights go on the narrow side of each product: (C, H), not (C, V)
             if grad_V is not None:
-                grad_V += grad_CV.sum(0)
+                grad_V += torch.mv(grad_CV.T, weight_C)
             grad_CV = grad_CV.to(hidden_CH.dtype)
+            weight_C1 = weight_C[:, None].to(hidden_CH.dtype)
             if grad_QH is not None:
-                torch.mm(grad_CV, weight_VH, out=grad_QH[chunk])
+                torch.mm(grad_CV, weight_VH, out=grad_QH[chunk]).mul_(weight_C1)
             if grad_VH is not None:
+                weighted_CH = hidden_CH * weight_C1
                 if grad_VH.dtype == hidden_CH.dtype:
-                    grad_VH.addmm_(grad_CV.T, hidden_CH)
+                    grad_VH.addmm_(grad_CV.T, weighted_CH)
                 else:
-                    grad_VH += torch.mm(grad_CV.T, hidden_CH)
+                    grad_VH += torch.mm(grad_CV.T, weighted_CH)
         ctx.gradients = (
             grad_QH,
             None if grad_VH is None else grad_VH.to(weight_VH.dtype),
@@ -147,14 +153,27 @@ class LinearCrossEntropy(torch.autograd.Function):
         return (*gradients, None, None, None)
 
 
-def _nll_and_gradient(logits_CV: Tensor, labels_C: Tensor, weight_C: Tensor) -> tuple[Tensor, Tensor]:
-    """nll (C,) and d(weight * nll)/d(logits) (C, V), the latter in the memory of the logits."""
-    log_sum_C = torch.logsumexp(logits_CV, dim=1)
+def _logits(hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, out_CV: Tensor) -> Tensor:
+    """fp32 logits (C, V), in `out_CV` where that is fp32."""
+    torch.mm(hidden_CH, weight_VH.T, out=out_CV)
+    if bias_V is not None:
+        out_CV += bias_V
+    return out_CV.float()
+
+
+def _nll_and_gradient(logits_CV: Tensor, labels_C: Tensor) -> tuple[Tensor, Tensor]:
+    """nll (C,) and its gradient in the logits (C, V), the latter in the memory of the logits.
+
+    The gradient is softmax minus one at the label. nll comes from the largest probability p and its logit m:
+    log sum exp = m - log p, well conditioned because p is at least 1 / V; the label's own probability may underflow.
+    """
     labels_C1 = labels_C[:, None]
-    nll_C = log_sum_C - logits_CV.gather(1, labels_C1)[:, 0]
-    grad_CV = logits_CV.sub_(log_sum_C[:, None]).exp_()
+    label_logit_C = logits_CV.gather(1, labels_C1)[:, 0]
+    largest_C, where_C = logits_CV.max(dim=1)
+    grad_CV = torch.softmax(logits_CV, dim=1, out=logits_CV)
+    nll_C = largest_C - grad_CV.gather(1, where_C[:, None])[:, 0].log() - label_logit_C
     grad_CV.scatter_add_(1, labels_C1, -torch.ones_like(labels_C1, dtype=grad_CV.dtype))
-    return nll_C, grad_CV.mul_(weight_C[:, None])
+    return nll_C, grad_CV
 
 
 def _checkpointed_loss(
@@ -164,7 +183,7 @@ def _checkpointed_loss(
 
     def chunk_loss(hidden_CH: Tensor, labels_C: Tensor, weight_C: Tensor) -> tuple[Tensor, Tensor]:
         nll_C = _nll_C(head(hidden_CH), labels_C)
-        return torch.dot(nll_C, weight_C), nll_C.detach().sum()
+        return torch.dot(nll_C, weight_C), torch.dot(nll_C.detach(), (weight_C > 0).to(nll_C.dtype))
 
     loss = predictors_QH.sum().float() * 0.0
     nll_sum = torch.zeros((), dtype=torch.float32, device=predictors_QH.device)

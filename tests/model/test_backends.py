@@ -59,6 +59,7 @@ def varlen_by_loops(
     return torch.cat(parts)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("name", ["structured", "varlen", "flex"])
 @pytest.mark.parametrize("seed", range(3))
 def test_attention_equals_the_dense_mask(name: str, seed: int) -> None:
@@ -145,7 +146,7 @@ def test_names_are_resolved_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose("auto", "cpu") == "structured"
     assert [choose(name, "cpu") for name in ("sdpa", "eager", "structured")] == ["sdpa", "eager", "structured"]
     for name in ("flex", "varlen", "flash_attention_2"):
-        with pytest.raises(ConfigError, match="model.attention=(flex|varlen)"):
+        with pytest.raises(ConfigError, match=r"model\.attention=(flex|varlen)"):
             choose(name, "cpu")
     monkeypatch.setattr(attention, "_flash_attn_installed", lambda: False)
     assert choose("auto", "cuda") == "flex"
