@@ -15,7 +15,7 @@ setup(
     packages=find_packages(include=["extes_train", "extes_train.*", "data_gen", "data_gen.*", "launch", "launch.*"]),
     package_data={
         "extes_train": ["configs/**/*.yaml", "dialogue/taxonomies/*.yaml", "report/*.html", "report/*.css"],
-        "data_gen": ["seeds/*", "prompts/*", "teacher/offline/banks/*"],
+        "data_gen": ["*.txt", "seeds/*", "prompts/*", "teacher/offline/banks/*"],
         "launch": ["**/*.sbatch"],
     },
     include_package_data=False,
