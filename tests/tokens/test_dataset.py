@@ -142,7 +142,8 @@ def test_a_dialogue_that_the_template_refuses_is_named(tokenizer: Any, tmp_path:
     path = tmp_path / "strict.jinja"
     path.write_text(
         "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
-        "{{ raise_exception('take turns') }}{% endif %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+        "{{ raise_exception('take turns') }}{% endif %}"
+        "{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
     )
     twice = dialogue()
     twice.turns[2] = Turn("supporter", "And another thing.")
