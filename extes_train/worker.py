@@ -6,13 +6,14 @@ rank also writes a record to EXTES_EXIT_RECORDS, where a launcher finds the true
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from extes_train.environment import exit_record_directory, rank_variables
@@ -29,7 +30,7 @@ def run_worker(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None
     code, shown = outcome_of(main, sys.argv[1:] if argv is None else argv)
     write_exit_record(code, shown)
     sys.stdout.flush()
-    if shown:
+    if shown and not _said_by_rank_0(code):
         print(shown, file=sys.stderr)
     sys.stderr.flush()
     if code == EXIT_OK:
@@ -54,6 +55,28 @@ def outcome_of(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> tu
     return EXIT_OK, ""
 
 
+@contextlib.contextmanager
+def rank_environment() -> Iterator[None]:
+    """torchrun's variables for a process that was started by hand, as torch and DeepSpeed want them; put back after.
+
+    Does nothing where a launcher has set them.
+    """
+    if rank_variables().master_port:
+        yield
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    values = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    values |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name in values:
+            os.environ.pop(name, None)
+
+
 def write_exit_record(code: int, shown: str) -> None:
     """Leave RANK.json in EXTES_EXIT_RECORDS: rank, code, the text shown, host, time. Never raises."""
     directory = exit_record_directory()
@@ -70,6 +93,11 @@ def write_exit_record(code: int, shown: str) -> None:
         write_json(directory / f"rank-{rank}.json", record)
     except OSError as error:
         print(f"exit record not written: {error}", file=sys.stderr)
+
+
+def _said_by_rank_0(code: int) -> bool:
+    """True where every rank ends alike and a launcher keeps the records: one line is enough."""
+    return code not in (EXIT_OK, EXIT_INTERNAL) and rank_variables().rank != 0 and exit_record_directory() is not None
 
 
 def _line(error: ExtesError) -> str:
