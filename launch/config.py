@@ -63,6 +63,7 @@ class SlurmConfig(LauncherConfig):
     gpus_per_node: int = 0  # 0: CPU only
     gpu_request: str = "gpus-per-node"  # gpus-per-node | gres
     gpu_type: str | None = None
+    gpu_memory_gib: float | None = None  # of one GPU, for the memory estimate; None: by gpu_type
     processes_per_node: int | None = None  # None: one per GPU, or 1
     cpus_per_task: int | None = None
     memory: str | None = None  # per node, as sbatch --mem takes it
