@@ -11,9 +11,12 @@ import asyncio
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
+
+from aiohttp import FormData
 
 from data_gen.budget import Budget
 from data_gen.config import TeacherConfig
@@ -106,9 +109,39 @@ class TeacherClient:
                 if is_refusal(completion.text):
                     completion.finish_reason = "refusal"
                 elif self.config.repair:
-                    completion = await self._repair(messages, completion, schema, seed, max_tokens)
+                    completion = await self.repair(messages, completion, schema, seed, max_tokens)
         self.stats.finish_reasons[completion.finish_reason] += 1
         return completion
+
+    async def request_json(self, method: str, path: str, data: bytes | Callable[[], FormData] | None = None) -> Any:
+        """The JSON value of a request to another path (files, batches), tried again like any other."""
+        return decode(await self.request_bytes(method, path, data))
+
+    async def request_bytes(self, method: str, path: str, data: bytes | Callable[[], FormData] | None = None) -> bytes:
+        """The body of a request to another path, tried again like any other."""
+        failures = 0
+        while True:
+            try:
+                answer = await self._http.request(method, path, data() if callable(data) else data)
+            except TransportError as error:
+                retry = self._after_failure(error.cause, str(error), failures, error.reached)
+            else:
+                if answer.status == 200:
+                    return answer.body
+                if answer.status == 429:
+                    retry = self._after_429(answer, failures)
+                elif answer.status >= 500:
+                    reason = f"HTTP {answer.status}: {_reason(answer.body)}"
+                    retry = self._after_failure(str(answer.status), reason, failures, True)
+                else:
+                    raise self._stop(await self._refusal_error(answer.status, self._scrub(_reason(answer.body))))
+            failures += not retry.is_refusal
+            await asyncio.sleep(retry.seconds)
+
+    def settle(self, completion: Completion) -> None:
+        """Count a reply that came another way, out of a batch."""
+        self.budget.settle(completion.prompt_tokens, completion.completion_tokens)
+        self.stats.answered += 1
 
     async def models(self) -> list[str]:
         """The model names the endpoint lists; empty where it lists none."""
@@ -151,14 +184,15 @@ class TeacherClient:
             body["response_format"] = response_format(schema)
         return body
 
-    async def _repair(
+    async def repair(
         self,
         messages: list[dict[str, str]],
         broken: Completion,
         schema: dict[str, Any],
-        seed: int | None,
-        max_tokens: int | None,
+        seed: int | None = None,
+        max_tokens: int | None = None,
     ) -> Completion:
+        """Ask to send an unreadable reply again, once."""
         self.stats.repairs += 1
         mended = await self._ask(mend_messages(messages, broken.text), schema, seed, max_tokens)
         mended.prompt_tokens += broken.prompt_tokens
@@ -211,7 +245,7 @@ class TeacherClient:
         try:
             answer = await self._http.post("/chat/completions", body)
             if answer.status == 200:
-                completion = _completion(answer.body, body)
+                completion = read_completion(answer.body, body)
                 self.budget.settle(completion.prompt_tokens, completion.completion_tokens)
                 self._count(completion, estimate)
                 return completion
@@ -312,7 +346,7 @@ class _Retry:
     is_adaptation: bool = False
 
 
-def _completion(body: bytes, request: bytes) -> Completion:
+def read_completion(body: bytes, request: bytes) -> Completion:
     """A 200's body as a Completion; TransportError where it is no chat completion."""
     try:
         reply = decode(body)

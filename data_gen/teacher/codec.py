@@ -15,7 +15,7 @@ except ImportError:
     def encode(value: Any) -> bytes:  # type: ignore[misc]
         return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
 
-    def decode(text: Any) -> Any:  # type: ignore[misc]
+    def decode(text: Any) -> Any:
         return json.loads(text)
 
 

@@ -12,6 +12,8 @@ from yarl import URL
 from data_gen.environment import proxy_for
 from extes_train.errors import TeacherError
 
+_JSON = {"Content-Type": "application/json"}
+
 
 @dataclass(slots=True)
 class Answer:
@@ -62,23 +64,19 @@ class Http:
 
     async def post(self, path: str, body: bytes) -> Answer:
         """POST JSON to `path` (relative to the base URL). Raises TransportError."""
-        return await self._request("POST", path, body, {"Content-Type": "application/json"})
-
-    async def post_form(self, path: str, form: aiohttp.FormData) -> Answer:
-        """POST a multipart form. Raises TransportError."""
-        return await self._request("POST", path, form, None)
+        return await self.request("POST", path, body)
 
     async def get(self, path: str) -> Answer:
         """GET `path`. Raises TransportError."""
-        return await self._request("GET", path, None, None)
+        return await self.request("GET", path)
 
-    async def _request(
-        self, method: str, path: str, data: bytes | aiohttp.FormData | None, headers: dict[str, str] | None
-    ) -> Answer:
+    async def request(self, method: str, path: str, data: bytes | aiohttp.FormData | None = None) -> Answer:
+        """Send bytes (JSON) or a multipart form. Raises TransportError."""
         assert self._session is not None, "Http is used outside its `async with`"
         url = self._urls.get(path)
         if url is None:
             url = self._urls[path] = URL(self.base_url + path)
+        headers = _JSON if isinstance(data, bytes) else None
         try:
             async with self._session.request(method, url, data=data, headers=headers, proxy=self._proxy) as response:
                 return Answer(response.status, await response.read(), response.headers.get("Retry-After"))

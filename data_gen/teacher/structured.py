@@ -65,7 +65,8 @@ def _candidates(text: str) -> list[str]:
 def _balanced(text: str) -> list[str]:
     """The outermost {...} and [...] pieces of a text, quotes respected."""
     pieces: list[str] = []
-    start, stack, quote, escaped = -1, [], "", False
+    stack: list[str] = []
+    start, quote, escaped = -1, "", False
     for index, char in enumerate(text):
         if quote:
             if escaped:

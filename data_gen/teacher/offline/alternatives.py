@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
 from typing import Any
 
 from data_gen.teacher.offline.bank import kin_of, load_bank, theme_for
@@ -27,6 +28,12 @@ professor sister son supervisor teacher therapist uncle wife
 """
 _RELATIVES = frozenset(_RELATIVES_LIST.split())
 _LONGEST_ECHO = 14  # words
+NOBODY = "\x00"  # stands where a name would: the conversation need not tell one
+_NAMELESS = re.compile(rf",? {NOBODY}(?=[,.:;?!])|{NOBODY}, ")
+_LEAD = re.compile(
+    r"^(?:(?:you know|well|and|but|so|yes|yeah|okay|ok|hm+|oh|honestly|besides|exactly|still|also|no|right)\b[, ]+)+",
+    re.I,
+)
 
 
 def alternatives(ask: Ask, rng: random.Random) -> list[dict[str, Any]]:
@@ -57,13 +64,7 @@ def fill_dialogue(ask: Ask, rng: random.Random) -> list[dict[str, Any]]:
         if speaker != "supporter" or (wanted and number not in wanted):
             continue
         held = [strategy] if ask.mode == "held" and strategy else ask.wanted
-        part = Ask("turn", "", ask.scenario, ask.title, ask.hint, held, ask.strategies)
-        part.turns, part.count, part.mode, part.probabilities = (
-            ask.turns[:index],
-            ask.count,
-            ask.mode,
-            ask.probabilities,
-        )
+        part = replace(ask, kind="turn", wanted=held, turns=ask.turns[:index])
         result.append({"turn": number, "alternatives": alternatives(part, rng)})
     return result
 
@@ -84,7 +85,7 @@ def _strategies(ask: Ask, rng: random.Random) -> list[str]:
 
 def _slots(ask: Ask, said: list[str], rng: random.Random) -> dict[str, str]:
     """The particulars of the conversation, as the supporter says them. Only the left context is used."""
-    theme = theme_for(ask.scenario, ask.title, "", ask.hint)
+    theme = theme_for(ask.scenario, ask.title, ask.definition)
     common, choice = load_bank().common, rng.choice
     last = said[-1] if said else ""
     words = content_words(last)
@@ -97,7 +98,7 @@ def _slots(ask: Ask, said: list[str], rng: random.Random) -> dict[str, str]:
     care, care2 = rng.sample(common["cares"], 2)
     helper = "a person you trust"
     slots = {
-        "name": "friend",
+        "name": NOBODY,
         "who": people[0] if people else "the other person",
         "thing": choice(things[:3]) if things else _thing(words, before),
         "echo": _echo(last, rng),
@@ -111,7 +112,8 @@ def _slots(ask: Ask, said: list[str], rng: random.Random) -> dict[str, str]:
         "care": told_back(care),
         "care2": told_back(care2),
         "helper": helper,
-        "time": choice(("this evening", "tomorrow", "this week", "on a quiet day", "after a rest", "this weekend")),
+        "time": choice(("in quiet moments", "at night", "in the evening", "some days", "at times like these")),
+        "when": choice(("this evening", "tomorrow", "this week", "on a quiet day", "after a rest", "this weekend")),
     }
     return slots
 
@@ -123,20 +125,22 @@ def _say(templates: Any, bank: Any, slots: dict[str, str], rng: random.Random, t
     for _ in range(4):
         template = free[int(rng.random() * len(free))]
         taken.add(template.source)
-        text = template.fill(slots, rng).replace(", friend", "")
+        text = template.fill(slots, rng)
         if rng.random() < 0.35 and not template.tag:
             closers = [closer for closer in bank["closers"] if closer.source not in taken] or list(bank["closers"])
             closer = closers[int(rng.random() * len(closers))]
             taken.add(closer.source)
-            text += " " + closer.fill(slots, rng).replace(", friend", "")
-        if text not in used:
+            text += " " + closer.fill(slots, rng)
+        text = _NAMELESS.sub("", text)
+        if text not in used and NOBODY not in text:
             break
-    return text
+    return text.replace(NOBODY, "dear friend")
 
 
 def _echo(text: str, rng: random.Random) -> str:
     """The weightiest clause of a seeker turn, addressed to the seeker."""
-    pieces = [piece for piece in clauses(text) if len(piece.split()) > 2 and not piece.lower().startswith("thank")]
+    pieces = [_LEAD.sub("", piece) for piece in clauses(text)]
+    pieces = [piece for piece in pieces if len(piece.split()) > 2 and not piece.lower().startswith("thank")]
     if not pieces:
         return "it is not easy to put into words"
     weighed = sorted(pieces, key=lambda piece: -len(content_words(piece)))

@@ -80,11 +80,11 @@ def load_bank() -> Bank:
     )
 
 
-def theme_for(scenario: str, title: str, definition: str, hint: str = "") -> Theme:
-    """The scenario's own bank; for an unknown one a generic bank about its title, definition and hint."""
+def theme_for(scenario: str, title: str, definition: str) -> Theme:
+    """The scenario's own bank; for an unknown one a generic bank about its title and definition."""
     bank = load_bank()
     found = bank.themes.get(scenario)
-    return found if found is not None else _generic_theme(title or scenario.replace("-", " "), definition, hint)
+    return found if found is not None else _generic_theme(title or scenario.replace("-", " "), definition)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -100,11 +100,11 @@ def kin_of(strategy: str, definition: str = "") -> str:
 
 
 @functools.lru_cache(maxsize=1024)
-def _generic_theme(title: str, definition: str, hint: str) -> Theme:
+def _generic_theme(title: str, definition: str) -> Theme:
     from data_gen.teacher.offline.text import content_words
 
     topic = title.strip().lower() or "this"
-    words = [word for word in content_words(f"{hint} {definition}") if word not in topic and word != "seeker"][:8]
+    words = [word for word in content_words(definition) if word not in topic and word != "seeker"][:8]
     topics = [topic, *(f"{word} and {topic}" for word in words)]
     generic = load_bank().generic
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +12,9 @@ from data_gen.teacher.offline.prompt import Ask
 from data_gen.teacher.offline.text import Template, sentence_case, told_about, told_back
 
 DEFAULT_STRATEGIES = dict.fromkeys(("clarification", "emotional-validation", "affirmation", "suggest-options"), "")
-RESISTANCE = 0.26  # share of dialogues in which the seeker resists once
+RESISTANCE = {True: 0.85, False: 0.04}  # probability that the seeker resists once, asked for or not
 REPEAT = 0.06  # probability that a supporter turn keeps the strategy of the one before
+BRIDGE = 0.6  # probability that a phrase that does not take up the seeker's words gets a sentence that does
 PHASE = {  # where in a dialogue a kind of turn belongs, 0 to 1; noise of +-0.4 is added
     "clarification": 0.15,
     "reflective-statements": 0.3,
@@ -76,16 +78,17 @@ class Scene:
 def build_scene(ask: Ask, rng: random.Random) -> Scene:
     """Draw the particulars of a dialogue for what was asked."""
     bank = load_bank()
-    theme = theme_for(ask.scenario, ask.title, ask.strategies.get(ask.scenario, ""), ask.hint)
+    theme = theme_for(ask.scenario, ask.title, ask.definition)
     common, choice = bank.common, rng.choice
     shown = " ".join(str(exemplar.get("situation", "")) for exemplar in ask.exemplars)
     name = next((name for name in (choice(common["names"]) for _ in range(8)) if name not in shown), "Noa")
     who, thing, clause = choice(theme.events)
+    hinted = re.search(r"\bof (1[89]|[2-7]\d)\b", ask.hint)  # pupils have no job: another age is drawn
     job = choice(common["jobs"])
     low, high = (60, 79) if "retired" in job else (18, 24) if "student" in job or "apprentice" in job else (21, 66)
     slots = {
         "name": name,
-        "age": str(rng.randint(low, high)),
+        "age": hinted.group(1) if hinted else str(rng.randint(low, high)),
         "job": job,
         "place": choice(common["places"]),
         "who": who,
@@ -102,6 +105,7 @@ def build_scene(ask: Ask, rng: random.Random) -> Scene:
         "step": theme.steps,
         "fact": theme.facts,
         "time": common["times"],
+        "when": common["whens"],
         "body": common["bodies"],
         "care": common["cares"],
         "feel": theme.feel,
@@ -109,7 +113,9 @@ def build_scene(ask: Ask, rng: random.Random) -> Scene:
     scene.decks = {name: Deck(items, rng) for name, items in sources.items()}
     for slot, deck in (("step2", "step"), ("care2", "care"), ("feel2", "feel")):
         scene.decks[slot] = scene.decks[deck]
-    scene.draw("detail", "fear", "wish", "step", "step2", "fact", "time", "body", "care", "care2", "feel", "feel2")
+    scene.draw(
+        "detail", "fear", "wish", "step", "step2", "fact", "time", "when", "body", "care", "care2", "feel", "feel2"
+    )
     return scene
 
 
@@ -119,7 +125,7 @@ def compose(ask: Ask, rng: random.Random) -> dict[str, Any]:
     situation = _situation(scene, ask)
     total = _length(ask.utterances, rng)
     plan = _plan((total) // 2, ask, rng)
-    resist_at = rng.randrange(2, max(len(plan), 3)) if rng.random() < RESISTANCE and len(plan) > 2 else -1
+    resist_at = rng.randrange(2, max(len(plan), 3)) if rng.random() < RESISTANCE[ask.resists] and len(plan) > 2 else -1
     turns: list[dict[str, Any]] = []
     writer = _Writer(scene, ask)
     for index in range(total):
@@ -143,7 +149,7 @@ class _Writer:
     def seeker(self, number: int, last: bool, resists: bool) -> dict[str, Any]:
         scene, slots, rng = self.scene, self.scene.slots, self.scene.rng
         if number:
-            scene.draw("detail", "time")
+            scene.draw("detail", "time", "when")
             if rng.random() < 0.6:
                 scene.draw("feel", "feel2")
         bank = scene.bank.seeker
@@ -175,7 +181,9 @@ class _Writer:
         bank = scene.bank.supporter
         template = scene.pick(bank[kin])
         text, self.tag = template.fill(slots, rng), template.tag
-        if rng.random() < self.talkative * 0.5:
+        if "{echo}" not in template.source and rng.random() < BRIDGE:
+            text = scene.pick(bank["bridges"]).fill(slots, rng) + " " + text
+        elif rng.random() < self.talkative * 0.5:
             text = scene.pick(bank["openers"]).fill(slots, rng) + " " + text
         if not self.tag and not last and rng.random() < self.talkative:
             closer = scene.pick(bank["closers"])
@@ -199,7 +207,7 @@ def listener_slots(slots: dict[str, str], echo: str, strategy: str) -> dict[str,
     """The slots as the supporter says them."""
     told = {
         name: told_back(slots[name])
-        for name in ("who", "thing", "fear", "wish", "step", "step2", "helper", "care", "care2", "time")
+        for name in ("who", "thing", "fear", "wish", "step", "step2", "helper", "care", "care2", "time", "when")
     }
     return {**slots, **told, "echo": echo, "strategy": strategy.replace("-", " ").replace("_", " ")}
 
@@ -239,7 +247,9 @@ def _plan(count: int, ask: Ask, rng: random.Random) -> list[str]:
 
 
 def _writes_small(ask: Ask) -> bool:
-    """Do the exemplars' seekers write without capitals?"""
+    """Does the hint ask for lower case, or do all exemplars' seekers write without capitals?"""
+    if "lower case" in ask.hint:
+        return True
     texts = [
         str(turn.get("text", ""))
         for exemplar in ask.exemplars

@@ -10,8 +10,8 @@ from typing import Any
 from data_gen.teacher.structured import MEND
 
 _LINE = re.compile(
-    r"^(Scenario|Situation hint|Situation|Use these strategies|Number of utterances|Next seeker turn|Strategies"
-    r"|Strategy|Turns to fill)[ \t]*:[ \t]*(.*)$",
+    r"^(Scenario|What it is about|Situation hint|Situation|Use these strategies|Seeker resistance|Number of utterances"
+    r"|Next seeker turn|Strategies|Masked strategy|Turns to fill)[ \t]*:[ \t]*(.*)$",
     re.M,
 )
 _STRATEGY = re.compile(r"^[-*]\s+([\w.&/+-]+)(?:\s+\(([^)\n]*)\))?\s*:\s*(.*)$", re.M)
@@ -29,7 +29,9 @@ class Ask:
     text: str
     scenario: str = ""
     title: str = ""
+    definition: str = ""  # of the scenario
     hint: str = ""
+    resists: bool = False  # is the seeker asked to resist
     wanted: list[str] = field(default_factory=list)  # strategies to use
     strategies: dict[str, str] = field(default_factory=dict)  # id -> definition
     utterances: int = 16
@@ -38,6 +40,7 @@ class Ask:
     next_turn: str = ""
     count: int = 4
     mode: str = "free"  # free | held | varied, or a list of ids in `wanted`
+    masked: str = ""  # strategy of the turn to write for
     probabilities: bool = False
     fill: list[int] = field(default_factory=list)  # turns to fill, by number
 
@@ -53,16 +56,20 @@ def read_ask(messages: list[dict[str, Any]]) -> Ask:
     so_far = _SO_FAR.search(text)
     write = _WRITE.search(text)
     if write and so_far:
-        kind = "dialogue" if re.search(r"(?i)every supporter turn|each supporter turn|Turns to fill", text) else "turn"
+        kind = "dialogue" if "Turns to fill" in lines else "turn"
     elif "Number of utterances" in lines or ("Scenario" in lines and not so_far):
         kind = "expand"
     else:
         return Ask("chat", text)
     ask = Ask(kind, text, hint=lines.get("Situation hint", lines.get("Situation", "")))
+    ask.definition = lines.get("What it is about", "")
+    ask.resists = lines.get("Seeker resistance", "").startswith("the seeker resists")
     _scenario(ask, lines.get("Scenario", ""))
     listed = text.find("Support strategies")
     if listed >= 0:
-        ask.strategies = {m.group(1): m.group(3).strip() for m in _STRATEGY.finditer(text, listed)}
+        end = text.find("\n\n", listed)
+        found = _STRATEGY.finditer(text, listed, end if end >= 0 else len(text))
+        ask.strategies = {m.group(1): m.group(3).strip() for m in found}
     ask.wanted = _ids(lines.get("Use these strategies", ""), ask.strategies)
     number = re.match(r"\d+", lines.get("Number of utterances", ""))
     ask.utterances = int(number.group()) if number else 16
@@ -74,11 +81,12 @@ def read_ask(messages: list[dict[str, Any]]) -> Ask:
     ask.count = max(1, int(write.group(1)))
     ask.next_turn = lines.get("Next seeker turn", "")
     ask.probabilities = "probabilit" in text.lower()
-    _mode(ask, lines.get("Strategies") or lines.get("Strategy") or "free")
+    _mode(ask, lines.get("Strategies") or "free", lines.get("Masked strategy", ""))
     ask.fill = [int(number) for number in re.findall(r"\d+", lines.get("Turns to fill", ""))]
-    for index, match in enumerate(_SPOKEN.finditer(text, so_far.end())):
-        given = int(match.group(1)) if match.group(1) else index
-        ask.turns.append((given, match.group(2), match.group(3) or "", match.group(4).strip()))
+    for index, match in enumerate(_SPOKEN.finditer(text, so_far.end(), write.start())):
+        given, said = int(match.group(1)) if match.group(1) else index, match.group(4).strip()
+        if said != "[masked]":
+            ask.turns.append((given, match.group(2), match.group(3) or "", said))
     return ask
 
 
@@ -96,10 +104,13 @@ def _scenario(ask: Ask, line: str) -> None:
     ask.scenario, ask.title = identifier.strip(), title.strip()
 
 
-def _mode(ask: Ask, line: str) -> None:
+def _mode(ask: Ask, line: str, masked: str) -> None:
     words = line.replace(",", " ").split()
     ask.mode = words[0].lower() if words and words[0].lower() in ("free", "held", "varied") else "listed"
     ask.wanted = _ids(line, ask.strategies) or ask.wanted
+    if ask.mode == "held" and not ask.wanted:
+        ask.wanted = _ids(masked, ask.strategies)
+    ask.masked = masked.strip()
 
 
 def _ids(line: str, known: dict[str, str]) -> list[str]:

@@ -14,8 +14,8 @@ from data_gen.teacher.offline.prompt import read_ask
 MODEL = "offline-teacher"
 ABOUT = (
     "I am no language model. I am the offline teacher of ExTES: a program that composes dialogues from its own banks "
-    "of situations and phrases, the same for the same prompt and seed. What I write shows that the machinery works; it is "
-    "synthetic and not clinical advice."
+    "of situations and phrases, the same for the same prompt and seed. What I write shows that the machinery works; it "
+    "is synthetic and not clinical advice."
 )
 
 

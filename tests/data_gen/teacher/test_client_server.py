@@ -9,11 +9,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 from aiohttp import web
+from teacher_support import SCHEMA, ask, serving, serving_app
 
 from data_gen.budget import Budget
 from data_gen.config import FaultsConfig, ServeConfig, TeacherConfig
@@ -21,42 +21,7 @@ from data_gen.environment import child_environment
 from data_gen.teacher.client import TeacherClient
 from data_gen.teacher.offline.teacher import ABOUT, MODEL
 from data_gen.teacher.serve import background_server
-from data_gen.teacher.server import TeacherServer
 from extes_train.errors import BudgetReached, TeacherError
-
-SCHEMA = {"type": "object", "properties": {"turns": {"type": "array"}}, "required": ["turns"]}
-
-
-def ask(number: int) -> list[dict[str, str]]:
-    return [
-        {"role": "system", "content": "You write dialogues."},
-        {
-            "role": "user",
-            "content": "Support strategies:\n- clarification: Ask.\n- affirmation: Praise.\n- offer-hope: Hope.\n\n"
-            "Scenario: breakups-or-divorce — Breakups or Divorce\nUse these strategies: offer-hope\n"
-            f"Number of utterances: 12\nRequest {number}\nAnswer with JSON only",
-        },
-    ]
-
-
-@contextlib.asynccontextmanager
-async def serving(config: ServeConfig | None = None) -> AsyncIterator[tuple[str, TeacherServer]]:
-    """A teacher's server on a free port of this process."""
-    server = TeacherServer(config or ServeConfig())
-    async with serving_app(server.application()) as url:
-        yield url, server
-
-
-@contextlib.asynccontextmanager
-async def serving_app(app: web.Application) -> AsyncIterator[str]:
-    runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0, shutdown_timeout=0.1)
-    await site.start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    finally:
-        await runner.cleanup()
 
 
 async def test_asks_and_parses() -> None:
@@ -92,7 +57,7 @@ async def test_every_fault_of_the_way_is_survived_and_changes_nothing() -> None:
 async def test_what_is_said_wrongly_does_not_depend_on_the_way() -> None:
     faults = FaultsConfig(rate_garbage=0.2, rate_refusal=0.1, rate_length=0.1, rate_content_filter=0.1, seed=5)
     results = []
-    for extra in (0.0, 0.3):
+    for extra in (0.0, 0.1):
         config = ServeConfig(faults=replace(faults, rate_500=extra))
         async with serving(config) as (url, _), TeacherClient(TeacherConfig(max_attempts=20), url) as client:
             replies = await asyncio.gather(*(client.complete(ask(i), schema=SCHEMA) for i in range(60)))
