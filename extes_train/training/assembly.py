@@ -102,8 +102,8 @@ def build_training_engine(config: TrainConfig, group: ProcessGroup) -> tuple[Eng
     from extes_train.model.tuning import apply_tuning, trainable_parameters
 
     seed_everything(config.seed)
-    model = load_model(config.model, trees=config.tokens.layout == "tree", device=group.device)
-    model = apply_tuning(model, config.tuning, config.model.gradient_checkpointing)
+    loaded = load_model(config.model, trees=config.tokens.layout == "tree", device=group.device)
+    model = apply_tuning(loaded, config.tuning, config.model.gradient_checkpointing)
     use_attention(model, config.model.attention, group.device)
     trainable = sum(p.numel() for p in trainable_parameters(model))
     total = sum(p.numel() for p in model.parameters())

@@ -116,7 +116,7 @@ class Session:
 
         state = self.engine.full_state_dict()
         self.watchdog.beat()
-        if self.group.rank == 0:
+        if state is not None:  # rank 0
             card = {"run": self.run.path.name, "steps": self.spent.step, "targets": self.spent.targets, **parameters}
             save_final(self.engine.model, state, self.data.tokenizer, self.config, self.run.model, card)
         self.group.barrier()
@@ -150,9 +150,10 @@ class Session:
         self.progress.say(f"step {spent.step}: held-out perplexity {measured['perplexity']:.3f}")
 
     def _source(self, dataset: Any) -> StepSource:
+        architecture: Any = self.engine.model.config
         return StepSource(
             dataset, self.data.plan, self.config.tokens.tokens_per_row, self.group.rank, self.group.world_size,
-            self.engine.device, self.engine.model.config.hidden_size,
+            self.engine.device, architecture.hidden_size,
         )  # fmt: skip
 
     def _stop(self, reason: int, stop: StopRequest) -> None:

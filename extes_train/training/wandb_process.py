@@ -21,7 +21,7 @@ def main() -> None:
     for line in sys.stdin:
         record = json.loads(line)
         run.log(record["values"], step=record["step"])
-    run.finish(quiet=True)
+    run.finish()
 
 
 def _start(arguments: dict[str, Any]) -> Any:

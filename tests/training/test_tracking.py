@@ -64,5 +64,7 @@ def test_offline_records_are_really_written(tmp_path: Path, monkeypatch: pytest.
     tracker = Tracker(run, TrackerConfig(name="offline"), {"seed": 1})
     tracker.log_step({"step": 1, "loss": 2.5})
     tracker.close()
+    assert tracker.wandb is not None and tracker.wandb.process is not None
+    assert tracker.wandb.process.returncode == 0
     assert json.loads(run.metrics.read_text()) == {"step": 1, "loss": 2.5}
     assert list(run.path.glob(f"wandb/offline-run-*-{wandb_id(run)}/*.wandb")), "wandb's own file"
