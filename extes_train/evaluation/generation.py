@@ -13,8 +13,10 @@ from extes_train.dialogue.schema import SUPPORTER, Dialogue, Turn
 from extes_train.dialogue.split import uniform
 from extes_train.errors import ConfigError
 from extes_train.evaluation.config import EvaluationConfig
-from extes_train.tokens.encoding import Encoder, encode_prefix
-from extes_train.tokens.template import Template, open_dialogue
+from extes_train.tokens.encoder import Encoder
+from extes_train.tokens.encoding import encode_prefix
+from extes_train.tokens.rendering import render_sample
+from extes_train.tokens.template import Template
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +90,8 @@ class Generator:
 
     def prefix(self, turns: Sequence[Turn]) -> np.ndarray:
         """Ids that the response continues, as in training; the oldest turns are left out whole until they fit."""
-        if not self.template.rewrites:
-            ids = encode_prefix(self.template, self.encoder, turns, self.prefix_limit)
-        else:
-            ids = self._rendered_prefix(list(turns))
+        ids = encode_prefix(self.template, self.encoder, turns, self.prefix_limit)
         return ids[-self.prefix_limit :]
-
-    def _rendered_prefix(self, turns: list[Turn]) -> np.ndarray:
-        from extes_train.tokens.rewriting import render_sample
-
-        while True:
-            opened, _ = open_dialogue(self.template, turns)
-            ids = render_sample(self.template, self.encoder, opened, "x")[0]
-            if len(ids) <= self.prefix_limit or len(turns) <= 1:
-                return ids
-            turns = turns[1:]
 
     @torch.no_grad()
     def answer(self, contexts: Sequence[Sequence[Turn]], seed: int = 0, streamer: Any = None) -> list[Generated]:
@@ -152,8 +141,6 @@ def generate_responses(
 def stop_ids(template: Template) -> set[int]:
     """Ids that end a response: the template's end-of-turn and the tokenizer's end-of-sequence."""
     if template.rewrites:
-        from extes_train.tokens.rewriting import render_sample
-
         end = [int(render_sample(template, Encoder(template.tokenizer), [Turn("seeker", "x")], "x")[1][-1])]
     else:
         end = list(template.skeleton(("seeker", SUPPORTER))[1].end[:1])

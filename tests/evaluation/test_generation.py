@@ -98,3 +98,22 @@ def test_long_contexts_lose_their_oldest_turns(make):
 def test_no_room_for_a_context(make):
     with pytest.raises(ConfigError, match=r"evaluation\.max_new_tokens=64: leaves no room"):
         make(context_length=64)
+
+
+@pytest.mark.parametrize("last_only", [False, True])
+def test_chat_templates_with_and_without_the_prefix_property(make, tmp_path, last_only):
+    generator = make()
+    said = "m.content if m.role == 'user' or loop.last else 'ok'" if last_only else "m.content"
+    path = tmp_path / "template.jinja"
+    path.write_text(
+        "{% for m in messages %}{{ m.role + ':' }}{{ " + said + " }}{{ '</s>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}"
+    )
+    template = load_template(generator.template.tokenizer, str(path))
+    assert bool(template.rewrites) is last_only
+    talk = Generator(generator.model, template, 128, EvaluationConfig(max_new_tokens=4))
+    assert talk.stops == {1}
+    turns = [Turn("seeker", "a"), Turn("supporter", "b"), Turn("seeker", "c")]
+    shown = template.tokenizer.decode(talk.prefix(turns))
+    assert shown == f"user:a</s>assistant:{'ok' if last_only else 'b'}</s>user:c</s>assistant:"
+    assert talk.answer([turns])[0].num_tokens <= 4

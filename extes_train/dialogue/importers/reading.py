@@ -72,7 +72,7 @@ def import_records(path: Path, convert: Callable[[Any, str, Summary], Dialogue])
         except DataError as error:
             summary[f"refused: {error}"] += 1
             continue
-        summary.update(own)
+        summary.update(+own)
         if dialogue.id in dialogues:
             summary["identical dialogues left out"] += 1
             continue
