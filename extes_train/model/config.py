@@ -107,11 +107,9 @@ class LossConfig:
     per_turn: str = "sum"  # sum | mean: divide by the turn's total weight
     alternatives_weight: float = 1.0  # a_r of an alternative; the original's is 1
     chunk_tokens: int = 1024  # targets whose logits exist at one time
-    fused: str = "auto"  # auto | never | always: liger-kernel's fused linear cross-entropy
 
     def __post_init__(self) -> None:
         one_of("loss.weighting", self.weighting, ("token", "response"))
         one_of("loss.per_turn", self.per_turn, ("sum", "mean"))
-        one_of("loss.fused", self.fused, ("auto", "never", "always"))
         at_least("loss.alternatives_weight", self.alternatives_weight, 0.0)
         at_least("loss.chunk_tokens", self.chunk_tokens, 1)

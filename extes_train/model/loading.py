@@ -47,17 +47,23 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
 
 
 def load_model(
-    config: ModelConfig, *, trees: bool = False, dtype: str | None = None, device: torch.device | str = "cpu"
+    config: ModelConfig,
+    *,
+    trees: bool = False,
+    dtype: str | None = None,
+    device: torch.device | str = "cpu",
+    quantization: Any = None,
 ) -> PreTrainedModel:
     """The causal language model of `model.path` in `dtype` (default `model.dtype`) on `device`.
 
-    With `trees`, LayoutError for an architecture that is not known to take token trees. Raises ModelError for a
-    missing folder, one without config.json or safetensors, or weights that do not fit the architecture.
+    `quantization` is what `tuning.quantization_config` returns: 4-bit weights for qlora. With `trees`, LayoutError for
+    an architecture that is not known to take token trees. Raises ModelError for a missing folder, one without
+    config.json or safetensors, or weights that do not fit the architecture.
     """
     from transformers import AutoModelForCausalLM
 
     path = _checked_path(config.path, "model.path")
-    model_config = _model_config(path, config.revision)
+    model_config = read_model_config(path, config.revision)
     if trees:
         check_takes_trees(model_config, config.context_length)
     torch_dtype = DTYPES[dtype or config.dtype]
@@ -73,6 +79,8 @@ def load_model(
             use_safetensors=True,
             attn_implementation="sdpa",
             output_loading_info=True,
+            quantization_config=quantization,
+            device_map={"": str(device)} if quantization is not None else None,
         )
     except Exception as error:
         raise ModelError(f"{path}: the weights cannot be loaded ({_first_line(error)})") from error
@@ -83,7 +91,7 @@ def load_model(
             f"{path}: the weights do not fit {model_config.model_type}: "
             + "; ".join(f"{key.replace('_', ' ')}: {', '.join(names[:5])}" for key, names in wrong.items() if names)
         )
-    return model.to(device)
+    return model if quantization is not None else model.to(device)
 
 
 def new_tiny_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> PreTrainedModel:
@@ -152,7 +160,8 @@ def _checked_path(path: str | None, key: str) -> str:
     return path
 
 
-def _model_config(path: str, revision: str | None) -> Any:
+def read_model_config(path: str, revision: str | None) -> Any:
+    """The architecture's configuration in a folder or of a hub id. Raises ModelError."""
     from transformers import AutoConfig
 
     folder = Path(path)
@@ -167,6 +176,9 @@ def _model_config(path: str, revision: str | None) -> Any:
     except Exception as error:
         hint = "" if folder.is_dir() else "; it is no folder here, and the hub does not give it"
         raise ModelError(f"{path}: no model configuration can be read ({_first_line(error)}){hint}") from error
+
+
+_model_config = read_model_config  # the name that training/assembly.py imports
 
 
 def _check_weights(path: str) -> None:

@@ -1,8 +1,9 @@
 """The loss of a row: sum(weight * nll) over its targets, without the logits of anything else.
 
 Logits exist for `chunk_tokens` targets at a time. Their gradients are taken in the forward pass, while the chunk's
-logits are there (as liger-kernel does), so nothing of size targets x vocabulary outlives a chunk, nothing is computed
-twice, and the head's weight is needed in the forward pass only.
+logits are there, as liger-kernel does (whose kernel takes no weight per target, so it is not used here). Nothing of
+size targets x vocabulary outlives a chunk, nothing is computed twice, and the head's weight is needed in the forward
+pass only.
 
 Shapes: Q targets, C of a chunk, H hidden, V vocabulary.
 """

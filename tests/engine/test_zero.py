@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from model.rows_by_hand import HandRow, paths, random_dialogue, tiny_llama, tree_row
+from model.rows_by_hand import HandRow, flat_row, paths, random_dialogue, tiny_llama, tree_row
 from support import gloo_run
 
 from extes_train.config import TrainConfig
@@ -24,11 +24,15 @@ TUNINGS = {"full": FullConfig(), "lora": LoraConfig(r=4)}
 LR = 3e-3
 
 
-def step_rows(step: int) -> list[list[HandRow]]:
-    """rows[rank][micro-batch]; targets differ between the ranks, and one rank's last row is empty at times."""
+def step_rows(step: int, flat: str | None = None) -> list[list[HandRow]]:
+    """rows[rank][micro-batch] as token trees, or with `flat` as packed samples of the same responses.
+
+    Targets differ between the ranks, and one rank's last row is empty at times.
+    """
     rng = np.random.default_rng(step)
     sizes = [[3, 2], [1, 1]]
-    rows = [[tree_row([random_dialogue(rng, 97, 2, 2) for _ in range(n)]) for n in rank] for rank in sizes]
+    dialogues = [[[random_dialogue(rng, 97, 2, 2) for _ in range(n)] for n in rank] for rank in sizes]
+    rows = [[flat_row(d, flat) if flat else tree_row(d) for d in rank] for rank in dialogues]
     if step % 3 == 0:
         rows[1][1] = HandRow()
     return rows
@@ -80,10 +84,10 @@ def plain_run(tuning: str) -> tuple[list[float], list[float], dict[str, torch.Te
     return losses, norms, {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
-def train_steps(engine: Any, group: Any, steps: range) -> tuple[list[float], list[float]]:
+def train_steps(engine: Any, group: Any, steps: range, flat: str | None = None) -> tuple[list[float], list[float]]:
     losses, norms = [], []
     for step in steps:
-        batches: list[RowBatch] = [row_batch_from_arrays(row) for row in step_rows(step)[group.rank]]
+        batches: list[RowBatch] = [row_batch_from_arrays(row) for row in step_rows(step, flat)[group.rank]]
         (weight,) = group.sum([sum(float(batch.weight_Q.sum()) for batch in batches)])
         total = 0.0
         for index, batch in enumerate(batches):
@@ -95,7 +99,7 @@ def train_steps(engine: Any, group: Any, steps: range) -> tuple[list[float], lis
     return losses, norms
 
 
-def zero_rank(cases: list[tuple[int, str]], folder: str) -> dict[str, Any]:
+def zero_rank(cases: list[tuple[int, str]], flat_cases: list[tuple[int, str, str]], folder: str) -> dict[str, Any]:
     """On every rank: all cases one after another in one process group."""
     from extes_train.engine.engine import build_engine
     from extes_train.engine.process_group import process_group
@@ -115,16 +119,21 @@ def zero_rank(cases: list[tuple[int, str]], folder: str) -> dict[str, Any]:
             local = max(p.numel() for p in engine.model.parameters())
             results[f"{stage} {tuning}"] = (losses, norms, nll, local)
             engine.close()
+        for stage, tuning, flat in flat_cases:
+            engine = build_engine(tuned_model(tuning), config_for(stage, tuning), group)
+            results[f"{stage} {tuning} {flat}"] = train_steps(engine, group, range(STEPS), flat)
+            engine.close()
     return results
 
 
+FLAT_CASES = [(0, "lora", "multi_turn"), (2, "full", "per_response"), (3, "lora", "per_response")]
 CASES = [(stage, tuning) for stage in (0, 1, 2, 3) for tuning in TUNINGS]
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, Any]], Path]:
     folder = tmp_path_factory.mktemp("zero")
-    return gloo_run(zero_rank, WORLD, CASES, str(folder)), folder
+    return gloo_run(zero_rank, WORLD, CASES, FLAT_CASES, str(folder)), folder
 
 
 @pytest.mark.parametrize("tuning", TUNINGS)
@@ -142,6 +151,13 @@ def test_every_stage_equals_plain_pytorch(tuning: str, trained: tuple[list[dict[
         state = torch.load(folder / f"{stage}-{tuning}.pt", weights_only=True)
         for name, weight in weights.items():
             torch.testing.assert_close(state[name], weight, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_the_flat_layout_trains_alike(trained: tuple[list[dict[str, Any]], Path]) -> None:
+    for stage, tuning, flat in FLAT_CASES:
+        tree, got = (trained[0][0][key] for key in (f"{stage} {tuning}", f"{stage} {tuning} {flat}"))
+        np.testing.assert_allclose(got[0], tree[0], rtol=1e-4)
+        np.testing.assert_allclose(got[1], tree[1], rtol=1e-4)
 
 
 def test_stage_3_really_partitions(trained: tuple[list[dict[str, Any]], Path]) -> None:
