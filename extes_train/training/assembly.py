@@ -101,6 +101,7 @@ def build_training_engine(config: TrainConfig, group: ProcessGroup) -> tuple[Eng
     from extes_train.model.loading import load_model
     from extes_train.model.tuning import apply_tuning, trainable_parameters
 
+    torch.autograd.set_detect_anomaly(config.debug.detect_anomaly)
     seed_everything(config.seed)
     loaded = load_model(config.model, trees=config.tokens.layout == "tree", device=group.device)
     model = apply_tuning(loaded, config.tuning, config.model.gradient_checkpointing)
