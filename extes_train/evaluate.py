@@ -2,7 +2,8 @@
 
     python -m extes_train.evaluate OVERRIDES      the overrides of the run; evaluation.model names another folder
 
-Writes RUN/evaluation/generations.jsonl and, last, RUN/evaluation/metrics.json (for another folder: into RUN as well).
+Writes RUN/evaluation/generations.jsonl and, last, RUN/evaluation/metrics.json, for evaluation.model too.
+Supporter turns are scored, whatever tokens.targets says.
 The base model is scored on the same tokens; its scores are kept in the cache, so arms of a comparison share them.
 One process does the work; under torchrun the other ranks have nothing to do.
 """
@@ -82,7 +83,7 @@ def _prepared(config: TrainConfig, folder: Path) -> tuple[list[Dialogue], TokenD
     dataset = build_dataset(
         dialogues,
         load_tokenizer(config.model),
-        config.tokens,
+        replace(config.tokens, targets="supporter"),
         context_length=_context_length(config),
         chat_template=config.model.chat_template,
         name=f"data.{side}",

@@ -47,6 +47,12 @@ def test_the_base_is_scored_once_for_all_arms(run, monkeypatch):
     assert first == second and "bleu4" not in second
 
 
+def test_supporters_are_scored_whatever_was_trained_on(run):
+    _, overrides = run
+    quick = [*overrides, "evaluation.num_responses=0"]
+    assert evaluate(compose([*quick, "tokens.targets=all"])) == evaluate(compose(quick))
+
+
 def test_a_run_with_an_adapter(run, learned):
     import peft
     import torch
