@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -55,16 +54,18 @@ def near_duplicates(
     """Every pair across sides with a Jaccard similarity of at least `threshold`. Exact.
 
     A pair that similar shares one of the rarest |A| - ceil(threshold |A|) + 1 shingles of either dialogue ("prefix
-    filter", Chaudhuri et al. 2006), so only those are looked up.
+    filter", Chaudhuri et al. 2006), so only those are looked up. Shingles of one side alone count as the rarest: they
+    cannot be shared, so a dialogue with many of them is done at once.
     """
     items = [(side, dialogue) for side, dialogues in sides.items() for dialogue in dialogues]
     shingles = [word_shingles(dialogue.turns) for _, dialogue in items]
-    frequency = Counter(itertools.chain.from_iterable(shingles))
+    frequency = _shared_frequency([side for side, _ in items], shingles)
     holders: dict[str, list[int]] = defaultdict(list)
     found = []
     for i, own in enumerate(shingles):
         kept = len(own) - math.ceil(threshold * len(own) - 1e-9) + 1
-        rarest = sorted(own, key=lambda shingle: (frequency[shingle], shingle))[:kept]
+        ordered = sorted(own, key=lambda shingle: (frequency.get(shingle, 0), shingle))
+        rarest = [shingle for shingle in ordered[:kept] if shingle in frequency]
         candidates = {j for shingle in rarest for j in holders[shingle] if items[j][0] != items[i][0]}
         for j in sorted(candidates):
             similarity = jaccard(own, shingles[j])
@@ -73,3 +74,17 @@ def near_duplicates(
         for shingle in rarest:
             holders[shingle].append(i)
     return found
+
+
+def _shared_frequency(sides: Sequence[str], shingles: Sequence[set[str]]) -> dict[str, int]:
+    """How many dialogues hold each shingle that stands on more than one side."""
+    first: dict[str, str] = {}
+    shared: set[str] = set()
+    for side, own in zip(sides, shingles):
+        for shingle in own:
+            if first.setdefault(shingle, side) != side:
+                shared.add(shingle)
+    counts: Counter[str] = Counter()
+    for own in shingles:
+        counts.update(own & shared)
+    return counts
