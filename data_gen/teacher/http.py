@@ -47,20 +47,30 @@ class Http:
         self._proxy = proxy_for(self.base_url)
 
     async def __aenter__(self) -> Http:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=60),
-            headers=self._headers,
-            timeout=self._timeout,
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        self._connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300, keepalive_timeout=60)
+        self._session = self._open_session({**self._headers, **_JSON})
+        self._forms = self._open_session(self._headers)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._session is not None:
+            await self._forms.close()
             await self._session.close()
+            await self._connector.close()
             self._session = None
+
+    def _open_session(self, headers: dict[str, str]) -> aiohttp.ClientSession:
+        """Headers that are the same for all requests are given once: aiohttp merges them anew for each otherwise."""
+        return aiohttp.ClientSession(
+            connector=self._connector,
+            connector_owner=False,
+            headers={**headers, "User-Agent": "extes", "Accept": "*/*"},
+            skip_auto_headers=("Accept-Encoding",),
+            timeout=self._timeout,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
 
     async def post(self, path: str, body: bytes) -> Answer:
         """POST JSON to `path` (relative to the base URL). Raises TransportError."""
@@ -76,9 +86,9 @@ class Http:
         url = self._urls.get(path)
         if url is None:
             url = self._urls[path] = URL(self.base_url + path)
-        headers = _JSON if isinstance(data, bytes) else None
+        session = self._forms if isinstance(data, aiohttp.FormData) else self._session
         try:
-            async with self._session.request(method, url, data=data, headers=headers, proxy=self._proxy) as response:
+            async with session.request(method, url, data=data, proxy=self._proxy) as response:
                 return Answer(response.status, await response.read(), response.headers.get("Retry-After"))
         except (asyncio.TimeoutError, TimeoutError):
             raise TransportError("timeout", f"no answer within {self._timeout.total} s") from None
