@@ -69,6 +69,7 @@ class Generation:
     def __init__(self, config: GenerateConfig, teacher: TeacherConfig, expansion: Expansion) -> None:
         self.config, self.teacher, self.expansion = config, teacher, expansion
         self.schema = expansion_schema(expansion.taxonomy)
+        self.longest_reply: int | None = None
         self.accepted: list[Span] = []
         self.quarantined: list[tuple[Span, str]] = []
         self.prompt_tokens = self.completion_tokens = 0
@@ -78,6 +79,9 @@ class Generation:
     @property
     def done(self) -> bool:
         return self.expansion.done
+
+    def max_tokens(self, item: Candidate) -> int | None:
+        return None
 
     def judge(self, item: Candidate, prompt: str, completion: Completion) -> tuple[dict[str, Any], Outcome]:
         found, view = self._read(item, completion)

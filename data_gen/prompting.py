@@ -101,7 +101,7 @@ class Prompts:
         shown = right_context and following and following[0].speaker == SEEKER
         user = self.templates["inpaint_turn"].substitute(
             scenario_line=self.scenario_line(dialogue.scenario),
-            situation=dialogue.situation or "-",
+            situation=(right_context and dialogue.situation) or "-",  # a student does not see it
             history=_history(dialogue, 0, turn),
             next_line=f"Next seeker turn: {_one_line(following[0].text)}\n" if shown else "",
             count=count,

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from data_gen.progress import Progress, Status
 from data_gen.prompting import Messages
 from data_gen.teacher.client import Completion, TeacherClient
 from data_gen.teacher.serve import background_server
-from data_gen.window import Window, ticking
+from data_gen.window import Request, Window, ticking
 from extes_train.dialogue.files import digest_of
 from extes_train.dialogue.taxonomy import Taxonomy
 from extes_train.errors import BudgetReached, TeacherError
@@ -44,6 +44,8 @@ async def ask_teacher(
     """Ask the teacher for everything the window still wants. Raises BudgetReached, TeacherError, RunDirError."""
     if window.idle:
         return
+    if config.mode == "batch" and window.work.longest_reply:
+        teacher = replace(teacher, max_tokens=window.work.longest_reply)
     async with AsyncExitStack() as stack:
         shown = stack.enter_context(progress or Progress(enabled=False))
         budget = Budget(teacher, _spent(window), cost_factor=0.5 if config.mode == "batch" else 1.0)
@@ -60,8 +62,8 @@ async def ask_teacher(
             now.client, now.currency = client.snapshot(), teacher.currency
             shown.update(now)
 
-        async def ask(messages: Messages, schema: dict[str, Any], seed: int) -> Completion:
-            return await client.complete(messages, schema=schema, seed=seed)
+        async def ask(messages: Messages, schema: dict[str, Any], seed: int, max_tokens: int | None) -> Completion:
+            return await client.complete(messages, schema=schema, seed=seed, max_tokens=max_tokens)
 
         async with ticking(show) if progress is not None else nullcontext():
             if config.mode == "batch":
@@ -77,8 +79,11 @@ async def ask_teacher(
 async def _batches(window: Window, client: TeacherClient, config: GenerateConfig | InpaintConfig) -> None:
     from data_gen.teacher.batch import run_batch
 
-    async def ask_many(requests: list[tuple[Messages, dict[str, Any], int]]) -> list[Completion]:
-        return await run_batch(client, requests, config.batch_poll_s)
+    async def ask_many(requests: list[Request]) -> list[Completion]:
+        completions = await run_batch(client, requests, config.batch_poll_s)
+        if not completions and client.budget.reached is not None:
+            raise BudgetReached(*client.budget.reached.args)
+        return completions
 
     await window.run_batches(ask_many)
 

@@ -38,6 +38,7 @@ class Work(Protocol[T]):
     """The state machine that the loop drives."""
 
     schema: dict[str, Any]
+    longest_reply: int | None  # the largest `max_tokens`, for batches, which have one for all
 
     @property
     def done(self) -> bool: ...
@@ -45,6 +46,10 @@ class Work(Protocol[T]):
     def plan(self) -> list[T]: ...
 
     def messages(self, item: T) -> Messages: ...
+
+    def max_tokens(self, item: T) -> int | None:
+        """Length of the reply, where it is not the teacher's `max_tokens`."""
+        ...
 
     def judge(self, item: T, prompt: str, completion: Completion) -> tuple[Record, Any]:
         """The journal record of a reply and what it was found to be, without looking at the pool."""
@@ -63,7 +68,8 @@ class Work(Protocol[T]):
         ...
 
 
-Ask = Callable[[Messages, dict[str, Any], int], Awaitable[Completion]]
+Request = tuple[Messages, dict[str, Any] | None, int | None]  # messages, schema, seed
+Ask = Callable[..., Awaitable[Completion]]  # of the parts of a Request and max_tokens
 
 
 class Window:
@@ -125,9 +131,13 @@ class Window:
         while not self.idle:
             items = list(self.queue)
             self.queue.clear()
-            requests = [(messages, self.work.schema, item.seed) for item, messages, _ in items]
-            for (item, _, prompt), completion in zip(items, await ask_many(requests)):
+            requests: list[Request] = [(messages, self.work.schema, item.seed) for item, messages, _ in items]
+            completions = await ask_many(requests)
+            for (item, _, prompt), completion in zip(items, completions):
                 self._take(item, prompt, completion)
+            if len(completions) < len(items):
+                self.advance()
+                raise BudgetReached("a cap allows no more than a part of the batch")
             self.advance()
 
     def salvage(self) -> None:
@@ -146,7 +156,7 @@ class Window:
                 continue
             item, messages, prompt = self.queue.popleft()
             try:
-                completion = await ask(messages, self.work.schema, item.seed)
+                completion = await ask(messages, self.work.schema, item.seed, self.work.max_tokens(item))
             except BaseException:
                 self._stopping = True
                 self._wake.set()

@@ -228,3 +228,9 @@ def test_the_folder_loads_with_datasets(
         "base": 6,
     }
     assert loaded["train"][0]["turns"][1]["strategy"]
+
+
+def test_batches_give_the_same_bytes(tmp_path: Path, teacher: TeacherConfig, reference: GenerateResult) -> None:
+    """The Batch API asks in lots of at most `lag`; what comes out is the same."""
+    generate(config(tmp_path, mode="batch", batch_poll_s=0.02), teacher)
+    assert files(tmp_path) == files(reference.out)
