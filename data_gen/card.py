@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,25 @@ def write_inpaint_card(counts: dict[str, Any], work: Any, records: Records, out:
     return card
 
 
+def write_merge_card(
+    counts: dict[str, Any], records: Iterable[dict[str, Any]], taxonomy: Taxonomy, out: Path, sides: list[str]
+) -> dict[str, Any]:
+    """Write README.md, card.json and plots for merged shards; returns the content of card.json."""
+    found = statistics_of(records)
+    card = {
+        "schema": 1,
+        "what": "merge",
+        "notice": NOTICE,
+        "message": f"{counts['kept']} of {counts['read']} dialogues of {counts['shards']} shards kept",
+        "counts": counts,
+        "measures": found.measures(),
+        **_tables(found, taxonomy),
+        "limits": list(LIMITS),
+    }
+    _write(out, card, found, sides)
+    return card
+
+
 def _teacher(teacher: Any, prompt_tokens: int, completion_tokens: int) -> dict[str, Any]:
     cost = prompt_tokens * teacher.price_per_million_prompt_tokens
     cost += completion_tokens * teacher.price_per_million_completion_tokens
@@ -153,9 +172,9 @@ def _write(out: Path, card: dict[str, Any], found: Statistics, sides: list[str])
 
 def render_card(card: dict[str, Any], header: str, plots: list[str]) -> str:
     """README.md: the loader's header, then the card for people."""
-    counts, teacher = card["counts"], card["teacher"]
+    counts, teacher = card["counts"], card.get("teacher")
     parts = [header, "# Data card\n", f"**{card['notice']}**\n"]
-    if teacher["model"] == "offline-teacher":
+    if teacher and teacher["model"] == "offline-teacher":
         parts.append(OFFLINE + "\n")
     parts.append(card["message"] + ".\n")
     parts.append("## Counts\n\n" + _rows(["", ""], [[k, _shown(v)] for k, v in counts.items()]))
@@ -171,8 +190,11 @@ def render_card(card: dict[str, Any], header: str, plots: list[str]) -> str:
     if card.get("rounds"):
         heads = ["round", "candidates", "accepted", "acceptance", "novelty"]
         parts.append("## Rounds\n\n" + _rows(heads, [[r[h] for h in heads] for r in card["rounds"]]))
-    parts.append("## Teacher\n\n" + _rows(["", ""], [[k, _shown(v)] for k, v in teacher.items()]))
-    parts.append("## Settings\n\n" + _rows(["", ""], [[k, _shown(v)] for k, v in card["settings"].items()]))
+    for name in ("teacher", "settings"):
+        if name in card:
+            parts.append(
+                f"## {name.capitalize()}\n\n" + _rows(["", ""], [[k, _shown(v)] for k, v in card[name].items()])
+            )
     parts.append("## Limits\n\n" + "\n".join(f"- {limit}" for limit in card["limits"]) + "\n")
     parts += [f"![{name}]({name})\n" for name in plots]
     return "\n".join(parts)
