@@ -32,7 +32,7 @@ class TorchrunConfig(LauncherConfig):
     """Several processes on this machine."""
 
     name: str = "torchrun"
-    processes: int | None = None  # None: one per GPU, or 1
+    processes: int | None = None  # None: one per GPU; without a GPU 2
     max_restarts: int = 3  # elastic restarts after a killed worker
     arguments: list[str] = field(default_factory=list)  # further torchrun options
 
@@ -84,6 +84,7 @@ class SlurmConfig(LauncherConfig):
     network: dict[str, str] = field(default_factory=dict)  # NCCL/IB/socket variables (config group `network`)
     follow: bool = False  # stay and show the log
     python: str | None = None  # interpreter on the nodes; None: this one
+    teacher_command: str = "vllm serve {model} --host 0.0.0.0 --port {port} --tensor-parallel-size {gpus}"  # of the teacher job; also knows {python}
     teacher_gpus: int = 1  # of the teacher job
     teacher_time_limit: str = "24:00:00"
     array_size: int = 4  # shards of a generation array

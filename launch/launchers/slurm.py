@@ -25,17 +25,45 @@ def interpreter(launcher: SlurmConfig) -> str:
     return launcher.python or ("python3" if launcher.container != "none" else sys.executable)
 
 
-def training_job(launcher: SlurmConfig, run_dir: Path, module: str = "extes_train.train") -> Job:
-    """One training run on all the nodes; other modules (evaluation) run as one process."""
-    training = module == "extes_train.train"
+def training_job(launcher: SlurmConfig, run_dir: Path) -> Job:
+    """One training run on all the nodes."""
     return Job(
-        title=f"{'Trains' if training else 'Evaluates'} {run_dir.name} on {launcher.nodes if training else 1} node(s).",
-        name=module.rpartition(".")[2],
+        title=f"Trains {run_dir.name} on {launcher.nodes} node(s), {processes_per_node(launcher)} process(es) on each.",
+        name="train",
         directory=run_dir,
-        module=module,
-        nodes=launcher.nodes if training else 1,
-        processes_per_node=processes_per_node(launcher) if training else 1,
-        gpus_per_node=launcher.gpus_per_node if training else min(1, launcher.gpus_per_node),
+        module="extes_train.train",
+        nodes=launcher.nodes,
+        processes_per_node=processes_per_node(launcher),
+        gpus_per_node=launcher.gpus_per_node,
         time_limit=launcher.time_limit,
         signal=True,
+        requeue=launcher.requeue,
+    )
+
+
+def evaluation_job(launcher: SlurmConfig, run_dir: Path) -> Job:
+    """The evaluation of a run: one process, one GPU where there are any."""
+    return Job(
+        title=f"Evaluates {run_dir.name}.",
+        name="evaluate",
+        directory=run_dir,
+        module="extes_train.evaluate",
+        gpus_per_node=min(1, launcher.gpus_per_node),
+        time_limit=launcher.time_limit,
+        requeue=launcher.requeue,
+        distributed=False,
+        overrides=True,
+    )
+
+
+def report_job(launcher: SlurmConfig, out: Path) -> Job:
+    """The report of a comparison."""
+    return Job(
+        title=f"Writes the report of {out.name}.",
+        name="report",
+        directory=out,
+        module="launch.slurm.report",
+        arguments=[str(out)],
+        time_limit="00:30:00",
+        distributed=False,
     )

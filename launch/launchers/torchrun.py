@@ -10,13 +10,13 @@ import sys
 from collections.abc import Sequence
 
 from launch.config import LauncherConfig, TorchrunConfig
-from launch.environment import visible_gpus
+from launch.environment import available_cores, visible_gpus
 
 
 def processes(launcher: LauncherConfig) -> int:
-    """The number asked for, else one per GPU, else one."""
+    """The number asked for, else one per GPU; without a GPU two, so that a workstation's run is a distributed one."""
     assert isinstance(launcher, TorchrunConfig)
-    return launcher.processes or max(1, visible_gpus())
+    return launcher.processes or visible_gpus() or min(2, available_cores())
 
 
 def worker_command(module: str, overrides: Sequence[str], launcher: LauncherConfig) -> list[str]:

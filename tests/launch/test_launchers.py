@@ -11,7 +11,7 @@ import pytest
 from extes_train.errors import ConfigError, LaunchError
 from launch.composing import compose_request
 from launch.config import DeepspeedConfig, LocalConfig, TorchrunConfig
-from launch.environment import visible_gpus
+from launch.environment import available_cores, visible_gpus
 from launch.launchers import deepspeed, local, torchrun
 from launch.main import main
 
@@ -35,7 +35,7 @@ def test_torchrun() -> None:
 def test_one_process_per_visible_gpu(visible: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert visible_gpus() == count
-    assert torchrun.processes(TorchrunConfig()) == max(1, count)
+    assert torchrun.processes(TorchrunConfig()) == (count or min(2, available_cores()))
     assert deepspeed.processes(DeepspeedConfig()) == max(1, count)
     assert torchrun.processes(TorchrunConfig(processes=5)) == 5
 
