@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from extes_train.config import TrainConfig, config_digest
+from extes_train.composition import plain
+from extes_train.config import TrainConfig
 from extes_train.dialogue.files import digest_of, locked, read_json, sha256_of_file, write_json
 from extes_train.environment import cache_directory
 from extes_train.errors import ExtesError, UserError
@@ -69,7 +70,17 @@ def audit_key(request: Request) -> str:
     if folder and Path(folder).is_dir():
         paths += sorted(str(path) for path in Path(folder).glob("*.json"))
     files = {str(path): file_digest(Path(path)) for path in paths if path and Path(path).is_file()}
-    return digest_of([AUDIT_FORMAT, config_digest(config), config.optim.max_steps, files], 24)
+    return digest_of([AUDIT_FORMAT, _sections(config), files], 24)
+
+
+def _sections(config: TrainConfig) -> dict[str, Any]:
+    """What tokens, windows and steps depend on: arms that differ in tuning share an audit."""
+    model, optim = config.model, config.optim
+    return {
+        "data": plain(config.data), "tokens": plain(config.tokens), "augmentation": plain(config.augmentation),
+        "model": [model.path, model.tokenizer, model.chat_template, model.context_length, model.revision],
+        "optim": [optim.epochs, optim.max_steps, optim.max_targets, optim.max_seconds, optim.dialogues_per_step],
+    }  # fmt: skip
 
 
 def file_digest(path: Path) -> str:

@@ -26,7 +26,11 @@ def compare(arguments: Sequence[str]) -> int:
     out = Path(request.config.compare.out)
     shared = planned_paths(request)
     arms = list_arms(request, shared)
-    if request.config.launcher.dry_run and not isinstance(request.config.launcher, SlurmConfig):
+    if request.config.launcher.dry_run:
+        if isinstance(request.config.launcher, SlurmConfig):
+            from launch.slurm.compare import submit_comparison
+
+            return submit_comparison(request, arms)
         print_plan(request, arms)
         return EXIT_OK
     check_arms(arms)

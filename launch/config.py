@@ -84,7 +84,8 @@ class SlurmConfig(LauncherConfig):
     network: dict[str, str] = field(default_factory=dict)  # NCCL/IB/socket variables (config group `network`)
     follow: bool = False  # stay and show the log
     python: str | None = None  # interpreter on the nodes; None: this one
-    teacher_command: str = "vllm serve {model} --host 0.0.0.0 --port {port} --tensor-parallel-size {gpus}"  # of the teacher job; also knows {python}
+    # of the teacher job; {python} is ours
+    teacher_command: str = "vllm serve {model} --host 0.0.0.0 --port {port} --tensor-parallel-size {gpus}"
     teacher_gpus: int = 1  # of the teacher job
     teacher_time_limit: str = "24:00:00"
     array_size: int = 4  # shards of a generation array

@@ -68,14 +68,19 @@ def check_launch(request: Request) -> Report:
     """
     remote = isinstance(request.config.launcher, (SlurmConfig, DeepspeedConfig))
     report = examine(request, with_audit=remote)
-    if report.problems:
-        listed = "\n".join(f"  - {problem}" for problem in report.problems)
-        raise LaunchError(f"not started, {len(report.problems)} problem(s):\n{listed}")
+    refuse(report.problems)
     for check in ("data", "memory", "time"):
         for name, text in report.lines:
             if name == check and (remote or check != "data"):
                 print(f"preflight: {name}: {text.splitlines()[0]}")
     return report
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Raise LaunchError with every problem, if there is one."""
+    if problems:
+        listed = "\n".join(f"  - {problem}" for problem in problems)
+        raise LaunchError(f"not started, {len(problems)} problem(s):\n{listed}")
 
 
 def examine(request: Request, with_audit: bool) -> Report:

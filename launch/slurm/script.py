@@ -30,10 +30,13 @@ class Job:
     processes_per_node: int = 1
     gpus_per_node: int = 0
     time_limit: str = "24:00:00"
-    signal: bool = False  # warn the workers before the time limit, and requeue
+    signal: bool = False  # warn the workers before the time limit; they ask for a requeue
+    requeue: bool = False  # may be started again
     distributed: bool = True  # workers with ranks; False: one plain process
+    overrides: bool = False  # a plain process that gets the overrides
     array: bool = False  # the task's run directory and overrides come from DIRECTORY/slurm/arms/INDEX.*
     setup: Sequence[str] = ()  # further lines before the work starts
+    lines: Sequence[str] = ()  # the work itself, where it is neither workers nor one process
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -50,12 +53,12 @@ def render_script(job: Job, launcher: SlurmConfig, python: str, code: Path) -> s
         *site_lines(job, launcher),
         "",
     ]
-    if job.distributed:
+    if job.lines:
+        parts += list(job.lines)
+    elif job.distributed:
         parts += [*rendezvous_lines(), "", *worker_lines(job, launcher), "", *verdict_lines(job, launcher)]
     else:
-        arguments = " ".join(map(shlex.quote, job.arguments))
-        prefix = container_prefix(launcher, job.gpus_per_node)
-        parts += [f'{prefix}"$python" -m {job.module} {arguments}'.rstrip()]
+        parts += plain_lines(job, launcher)
     return "\n".join(parts) + "\n"
 
 
@@ -72,7 +75,7 @@ def sbatch_options(job: Job, launcher: SlurmConfig) -> list[str]:
     options += [f"--mem={launcher.memory}"] if launcher.memory else []
     options += [f"--time={job.time_limit}"]
     options += [f"--signal={launcher.signal}@{launcher.signal_margin_s}"] if job.signal else []
-    options += ["--requeue" if launcher.requeue and job.signal else "--no-requeue"]
+    options += ["--requeue" if job.requeue else "--no-requeue"]
     options += ["--open-mode=append", f"--output={job.directory}/logs/{log}"]
     return options + list(launcher.sbatch_options)
 
@@ -97,12 +100,12 @@ def run_lines(job: Job, python: str, code: Path) -> list[str]:
             f"arm={arms}/$SLURM_ARRAY_TASK_ID",
             'export run="$(cat "$arm.run_dir")"',
             'overrides_file="$arm.overrides"',
-            'mkdir -p "$run/logs"',
-            'exec >> "$run/logs/slurm-$SLURM_JOB_ID.out" 2>&1  # each arm\'s log beside its run',
+            'mkdir -p "$run/logs"  # each arm\'s log goes beside its run',
+            'exec >> "$run/logs/slurm-${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID.out" 2>&1',
         ]
     else:
         lines += [f"export run={quoted(str(job.directory))}"]
-        lines += ['overrides_file="$run/slurm/overrides.txt"'] if job.distributed else []
+        lines += ['overrides_file="$run/slurm/overrides.txt"'] if job.distributed or job.overrides else []
     return [
         *lines,
         f"cd {quoted(str(code))} || exit 1  # the code as it was submitted",
@@ -154,7 +157,7 @@ def worker_lines(job: Job, launcher: SlurmConfig) -> list[str]:
     options += [shlex.quote(option) for option in launcher.srun_options]
     prefix = "" if launcher.container == "pyxis" else container_prefix(launcher, job.gpus_per_node)
     return [
-        'mapfile -t overrides < "$overrides_file"',
+        *overrides_lines(job),
         "trap : USR1 USR2  # for the workers; this shell waits for them",
         '"$python" -m launch.slurm.verdict begin "$run" || exit 1',
         f"srun {' '.join(options)} \\",
@@ -169,9 +172,33 @@ def worker_lines(job: Job, launcher: SlurmConfig) -> list[str]:
     ]
 
 
+def overrides_lines(job: Job) -> list[str]:
+    """The shell array `overrides`; an arm whose budget is the first arm's cost gets that too."""
+    lines = ['mapfile -t overrides < "$overrides_file"']
+    if job.array:
+        lines += [
+            'if [ -f "$arm.budget" ]; then  # as much as the first arm used',
+            '  mapfile -t -O "${#overrides[@]}" overrides < <("$python" -m launch.slurm.budget "$arm.budget")',
+            "fi",
+        ]
+    return lines
+
+
+def plain_lines(job: Job, launcher: SlurmConfig) -> list[str]:
+    """One process, without ranks."""
+    prefix = container_prefix(launcher, job.gpus_per_node)
+    if launcher.container == "pyxis":
+        words = [f"--container-image={container_image(launcher)}", *launcher.container_arguments]
+        prefix = " ".join(["srun", "--ntasks=1", *map(shlex.quote, words)]) + " "
+    command = f'{prefix}"$python" -m {job.module}'
+    if job.overrides:
+        return [*overrides_lines(job), f'{command} "${{overrides[@]}}"']
+    return [" ".join([command, *map(shlex.quote, job.arguments)])]
+
+
 def verdict_lines(job: Job, launcher: SlurmConfig) -> list[str]:
     """75 (checkpointed) becomes a requeue; everything else is the job's exit code."""
-    limit = launcher.max_requeues if launcher.requeue and job.signal else 0
+    limit = launcher.max_requeues if job.requeue else 0
     return [
         f'"$python" -m launch.slurm.verdict end "$run" "$code" --max-requeues={limit}',
         "code=$?",

@@ -11,7 +11,7 @@ from extes_train.dialogue.files import read_json, write_json, write_text
 from extes_train.errors import EXIT_OK, LaunchError
 from launch.composing import Request
 from launch.config import SlurmConfig
-from launch.launchers.slurm import interpreter, training_job
+from launch.launchers.slurm import evaluation_job, interpreter, training_job
 from launch.slurm import commands
 from launch.slurm.freeze import freeze_code, freeze_overrides
 from launch.slurm.script import Job, render_script
@@ -22,7 +22,7 @@ def submit_run(request: Request, module: str) -> int:
     launcher = request.config.launcher
     assert isinstance(launcher, SlurmConfig)
     run_dir = Path(request.config.run_dir).resolve()
-    job = training_job(launcher, run_dir, module)
+    job = training_job(launcher, run_dir) if module == "extes_train.train" else evaluation_job(launcher, run_dir)
     if launcher.dry_run:
         print(render_script(job, launcher, interpreter(launcher), run_dir / "slurm" / "code"), end="")
         print(f"\n$ sbatch {run_dir}/slurm/{job.name}.sbatch")

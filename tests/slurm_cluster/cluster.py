@@ -78,11 +78,25 @@ class SlurmCluster:
     def stop_node(self, node: str) -> None:
         """Kill a node's slurmd and everything of the jobs on it, as a power cut would."""
         self._kill(self.base / "run" / f"slurmd-{node}.pid", signal.SIGKILL)
+        self._signal_processes({"SLURMD_NODENAME": node}, signal.SIGKILL)
+
+    def signal_job(self, job: str, number: int, rank: int | None = None) -> None:
+        """Send a signal to the workers of a job (of one rank), past Slurm."""
+        wanted = {"SLURM_JOB_ID": job, **({"RANK": str(rank)} if rank is not None else {})}
+        assert self._signal_processes(wanted, number, ranks_only=True), f"no worker of job {job}"
+
+    def _signal_processes(self, wanted: dict[str, str], number: int, ranks_only: bool = False) -> int:
+        """Signal this cluster's processes with these variables; only torchrun's workers with `ranks_only`."""
+        lines = [f"SLURM_CONF={self.conf}", *(f"{key}={value}" for key, value in wanted.items())]
+        found = 0
         for path in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 environment = (path / "environ").read_bytes().split(b"\0")
-                if f"SLURMD_NODENAME={node}".encode() in environment and self._is_ours(environment):
-                    os.kill(int(path.name), signal.SIGKILL)
+                is_rank = any(line.startswith(b"RANK=") for line in environment)
+                if all(line.encode() in environment for line in lines) and (is_rank or not ranks_only):
+                    os.kill(int(path.name), number)
+                    found += 1
+        return found
 
     def wait_for_nodes(self, timeout_s: float = 10.0) -> None:
         """Until both nodes are idle."""
@@ -119,9 +133,6 @@ class SlurmCluster:
             self._kill(self.base / "run" / f"{name}.pid", signal.SIGTERM)
         if self.namespaces:
             self._remove_network()
-
-    def _is_ours(self, environment: list[bytes]) -> bool:
-        return f"SLURM_CONF={self.conf}".encode() in environment
 
     def _check(self, *words: str) -> None:
         done = subprocess.run(words, capture_output=True, text=True, timeout=30, env=self.environment())
