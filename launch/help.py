@@ -109,7 +109,7 @@ def _root_keys(width: int) -> list[str]:
 
 
 def _only_new(prefix: str, cls: type, own: set[str], width: int) -> list[str]:
-    lines = _keys(prefix, cls, width)
+    lines = _keys(prefix, cls, width - 2)
     result, keep = [], True
     for line in lines:
         if line.startswith("  " + prefix):
