@@ -72,17 +72,12 @@ def start_process_group(config: DistributedConfig) -> ProcessGroup:
     device, backend = _device_and_backend(config.backend, variables.local_rank)
     _set_threads(config, device, variables.local_world_size)
     timeout = datetime.timedelta(seconds=config.timeout_s)
-    with _init_method(variables) as method:
-        options: dict[str, Any] = {"device_id": device} if backend == "nccl" else {}
-        dist.init_process_group(
-            backend,
-            init_method=method,
-            rank=variables.rank,
-            world_size=variables.world_size,
-            timeout=timeout,
-            **options,
-        )
+    options: dict[str, Any] = {"device_id": device} if backend == "nccl" else {}
+    if variables.world_size == 1 and not variables.master_port:
+        options["store"] = dist.HashStore()  # nobody to meet, and groups made later need it too
+    dist.init_process_group(backend, rank=variables.rank, world_size=variables.world_size, timeout=timeout, **options)
     control = None if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
+    os.environ.setdefault("LOCAL_RANK", str(variables.local_rank))  # DeepSpeed insists, also for a process by hand
     _adopt_into_deepspeed(timeout)
     return ProcessGroup(variables.rank, variables.world_size, variables.local_rank, device, backend, control)
 
@@ -128,18 +123,6 @@ def _set_threads(config: DistributedConfig, device: torch.device, local_world_si
         wanted = max(1, (len(os.sched_getaffinity(0))) // local_world_size) if device.type == "cpu" else None
     if wanted is not None:
         torch.set_num_threads(wanted)
-
-
-@contextlib.contextmanager
-def _init_method(variables: Any) -> Iterator[str]:
-    """Where to meet: torchrun's address, or a file of our own for a group of one."""
-    if variables.world_size > 1 or variables.master_port:
-        yield "env://"
-        return
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="extes-group-") as folder:
-        yield f"file://{folder}/store"
 
 
 def _adopt_into_deepspeed(timeout: datetime.timedelta) -> None:

@@ -57,7 +57,7 @@ def merge_adapter(adapter: Path | str, out_dir: Path | str, base: str | None = N
 def _saved_dtype(config: ModelConfig) -> torch.dtype:
     from transformers import AutoConfig
 
-    return getattr(AutoConfig.from_pretrained(config.path), "dtype", None) or torch.float32
+    return getattr(AutoConfig.from_pretrained(str(config.path)), "dtype", None) or torch.float32
 
 
 def _probe(vocab_size: int) -> torch.Tensor:

@@ -1,6 +1,10 @@
-"""Tree attention on a CPU without paying for masked pairs.
+"""Tree attention on a CPU without paying for masked pairs, and without copying keys.
 
-One causal call per trunk; per supporter turn one call of its branches' queries on the trunk prefix and themselves.
+A trunk is one causal call. The branches of a supporter turn see two pieces, the trunk before their turn and themselves:
+one call each, joined by their log-sum-exp as in ring attention (arXiv 2310.01889). The backward pass calls PyTorch's
+own kernel for each piece with the joined output, which gives the exact gradient of the whole, and adds it in place:
+autograd through slices would write a full-size tensor of zeros for every slice.
+
 Shapes: 1 row, h heads, T tokens, D head size; L tokens of a branch group, P of its trunk prefix.
 """
 
@@ -14,6 +18,10 @@ from torch import Tensor, nn
 
 from extes_train.model.attention import repeat_heads, sdpa_without_row
 from extes_train.model.batch import BranchGroup, RowBatch
+
+# forward returns (output, log-sum-exp); both are what scaled_dot_product_attention itself calls on a CPU
+_forward_kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_backward_kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 
 
 def structured_attention_forward(
@@ -40,6 +48,88 @@ def tree_attention(
     query: Tensor, key: Tensor, value: Tensor, row: RowBatch, scaling: float | None, dropout: float = 0.0
 ) -> Tensor:
     """Attention (1, h, T, D) of every token on what its tree lets it see."""
+    if dropout or query.device.type != "cpu":
+        return _by_calls(query, key, value, row, scaling, dropout)
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    return TreeAttention.apply(query, key, value, row, scale)
+
+
+class TreeAttention(torch.autograd.Function):
+    """Attention of a whole row with a gradient of our own. No dropout; CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, row: RowBatch, scale: float) -> Tensor:
+        batch, heads, length, size = query.shape
+        out = query.new_empty(batch, length, heads, size).transpose(1, 2)  # as the layer after it reads it
+        sums = query.new_empty(batch, heads, length, dtype=torch.float32)  # log-sum-exp of the scores
+        for tree in row.spans:
+            trunk = slice(tree.start, tree.trunk_end)
+            q, k, v = query[:, :, trunk], key[:, :, trunk], value[:, :, trunk]
+            out[:, :, trunk], sums[:, :, trunk] = _forward_kernel(q, k, v, 0.0, True, scale=scale)
+            for group in tree.groups:
+                own, prefix = slice(group.start, group.end), slice(tree.start, group.attach)
+                q, k, v = query[:, :, own], key[:, :, own], value[:, :, own]
+                mask = own_mask(row, group, query.dtype)
+                joined, lse = _forward_kernel(q, k, v, 0.0, False, attn_mask=mask, scale=scale)
+                if group.attach > tree.start:
+                    before = _forward_kernel(q, key[:, :, prefix], value[:, :, prefix], 0.0, False, scale=scale)
+                    joined, lse = _join(joined, lse, *before)
+                out[:, :, own], sums[:, :, own] = joined, lse
+        ctx.save_for_backward(query, key, value, out, sums)
+        ctx.row, ctx.scale = row, scale
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, out, sums = ctx.saved_tensors
+        row, scale = ctx.row, ctx.scale
+        grad_q, grad_k, grad_v = (_like_rows(x) for x in (query, key, value))
+
+        def backward(queries: slice, keys: slice, causal: bool, mask: Tensor | None) -> tuple[Tensor, ...]:
+            return _backward_kernel(
+                grad_out[:, :, queries], query[:, :, queries], key[:, :, keys], value[:, :, keys], out[:, :, queries],
+                sums[:, :, queries], 0.0, causal, attn_mask=mask, scale=scale,
+            )  # fmt: skip
+
+        for tree in row.spans:
+            trunk = slice(tree.start, tree.trunk_end)
+            grad_q[:, :, trunk], grad_k[:, :, trunk], grad_v[:, :, trunk] = backward(trunk, trunk, True, None)
+            for group in tree.groups:
+                own, prefix = slice(group.start, group.end), slice(tree.start, group.attach)
+                mask = own_mask(row, group, query.dtype)
+                grad_q[:, :, own], grad_k[:, :, own], grad_v[:, :, own] = backward(own, own, False, mask)
+                if group.attach > tree.start:
+                    dq, dk, dv = backward(own, prefix, False, None)
+                    grad_q[:, :, own] += dq
+                    grad_k[:, :, prefix] += dk
+                    grad_v[:, :, prefix] += dv
+        return grad_q, grad_k, grad_v, None, None
+
+
+def _like_rows(tensor: Tensor) -> Tensor:
+    """Uninitialised (1, h, T, D) laid out as (1, T, h, D), which is how the projections before it are."""
+    batch, heads, length, size = tensor.shape
+    return tensor.new_empty(batch, length, heads, size).transpose(1, 2)
+
+
+def _join(a: Tensor, lse_a: Tensor, b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
+    """Attention over the union of two disjoint sets of keys, from that over each."""
+    lse = torch.logaddexp(lse_a, lse_b)
+    return a * (lse_a - lse).exp()[..., None].to(a.dtype) + b * (lse_b - lse).exp()[..., None].to(b.dtype), lse
+
+
+def own_mask(row: RowBatch, group: BranchGroup, dtype: torch.dtype) -> Tensor:
+    """Additive mask (L, L): each branch of the group causally on itself. Made once per row."""
+    name = f"own {group.start} {dtype}"
+    if name not in row.cache:
+        allowed_LL = torch.block_diag(*(torch.ones(n, n, device=row.device).tril() for n in group.lengths)).bool()
+        zeros_LL = torch.zeros(allowed_LL.shape, dtype=dtype, device=row.device)
+        row.cache[name] = zeros_LL.masked_fill(~allowed_LL, -torch.inf)
+    return row.cache[name]
+
+
+def _by_calls(query: Tensor, key: Tensor, value: Tensor, row: RowBatch, scaling: float | None, dropout: float) -> Tensor:
+    """The same through scaled_dot_product_attention and autograd, where the kernels above do not apply."""
     parts = []
     for tree in row.spans:
         trunk = slice(tree.start, tree.trunk_end)
@@ -49,20 +139,10 @@ def tree_attention(
             own, prefix = slice(group.start, group.end), group.attach - tree.start
             k_group = torch.cat([k[:, :, :prefix], key[:, :, own]], dim=2)
             v_group = torch.cat([v[:, :, :prefix], value[:, :, own]], dim=2)
-            mask = group_mask(row, group, prefix, query.dtype)
+            mask = F.pad(own_mask(row, group, query.dtype), (prefix, 0))
             parts.append(
                 F.scaled_dot_product_attention(
                     query[:, :, own], k_group, v_group, attn_mask=mask, dropout_p=dropout, scale=scaling
                 )
             )
     return torch.cat(parts, dim=2)
-
-
-def group_mask(row: RowBatch, group: BranchGroup, prefix: int, dtype: torch.dtype) -> Tensor:
-    """Additive mask (L, P + L): the whole prefix, then each branch causally on itself. Made once per row."""
-    name = f"group {group.start} {dtype}"
-    if name not in row.cache:
-        allowed_LL = torch.block_diag(*(torch.ones(n, n, device=row.device).tril() for n in group.lengths)).bool()
-        own_LL = torch.zeros(allowed_LL.shape, dtype=dtype, device=row.device).masked_fill(~allowed_LL, -torch.inf)
-        row.cache[name] = F.pad(own_LL, (prefix, 0))
-    return row.cache[name]

@@ -80,7 +80,7 @@ def _with_lora(model: nn.Module, tuning: LoraConfig) -> nn.Module:
     config = peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=tuning.r,
-        lora_alpha=tuning.alpha,
+        lora_alpha=tuning.alpha,  # type: ignore[arg-type]
         lora_dropout=tuning.dropout,
         target_modules=list(tuning.target_modules),
         use_dora=tuning.name == "dora",
