@@ -31,13 +31,15 @@ def child(what: str, out: str, url: str, concurrency: int, dialogues: int, sourc
     """One process of a run, killed or not."""
     from data_gen.generate import generate
     from data_gen.inpaint import inpaint
+    from data_gen.progress import Progress
 
     teacher = TeacherConfig(base_url=url, concurrency=concurrency)
+    silent = Progress(enabled=False)
     print("begin", flush=True)
     if what == "generate":
-        generate(GenerateConfig(out=out, num_dialogues=dialogues, sides=SIDES), teacher)
+        generate(GenerateConfig(out=out, num_dialogues=dialogues, sides=SIDES), teacher, silent)
     else:
-        inpaint(InpaintConfig(input=source, out=out, num_alternatives=3), teacher)
+        inpaint(InpaintConfig(input=source, out=out, num_alternatives=3), teacher, silent)
 
 
 def start(what: str, out: Path, url: str, concurrency: int, dialogues: int, source: Path) -> subprocess.Popen[bytes]:

@@ -33,7 +33,7 @@ from data_gen.window import Window
 from extes_train.dialogue.files import digest_of
 from extes_train.dialogue.schema import SIDES, Dialogue, dialogue_from_dict, dialogue_to_dict
 from extes_train.dialogue.taxonomy import Taxonomy, load_taxonomy
-from extes_train.errors import BudgetReached
+from extes_train.errors import BudgetReached, Interrupted
 
 FREE_KEYS = ("out", "seeds", "prompts", "taxonomy", "mode", "batch_poll_s", "fsync_every")  # may differ on resuming
 
@@ -181,8 +181,17 @@ def expansion_schema(taxonomy: Taxonomy) -> dict[str, Any]:
 
 
 def generate(config: GenerateConfig, teacher: TeacherConfig, progress: Progress | None = None) -> GenerateResult:
-    """Run or resume a generation; blocks until it is written. See `run_generate`."""
-    return asyncio.run(run_generate(config, teacher, progress))
+    """Run or resume a generation; blocks until it is written. See `run_generate`.
+
+    Without `progress`, what goes on is shown on stderr; `Progress(enabled=False)` is silent.
+    """
+    progress = progress or Progress()
+    try:
+        result = asyncio.run(run_generate(config, teacher, progress))
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped; {config.out} has a journal: the same command goes on") from None
+    progress.say(f"{result.message}. Written to {result.out}")
+    return result
 
 
 async def run_generate(

@@ -22,7 +22,7 @@ from data_gen.window import Window
 from extes_train.dialogue.jsonl import data_digest, read_dialogues
 from extes_train.dialogue.schema import SIDES, SUPPORTER, dialogue_to_dict
 from extes_train.dialogue.taxonomy import load_taxonomy
-from extes_train.errors import BudgetReached, ConfigError, did_you_mean
+from extes_train.errors import BudgetReached, ConfigError, Interrupted, did_you_mean
 
 FREE_KEYS = ("input", "out", "prompts", "taxonomy", "lag", "mode", "batch_poll_s", "fsync_every")
 
@@ -42,8 +42,17 @@ class InpaintResult:
 
 
 def inpaint(config: InpaintConfig, teacher: TeacherConfig, progress: Progress | None = None) -> InpaintResult:
-    """Run or resume an inpainting; blocks until it is written. See `run_inpaint`."""
-    return asyncio.run(run_inpaint(config, teacher, progress))
+    """Run or resume an inpainting; blocks until it is written. See `run_inpaint`.
+
+    Without `progress`, what goes on is shown on stderr; `Progress(enabled=False)` is silent.
+    """
+    progress = progress or Progress()
+    try:
+        result = asyncio.run(run_inpaint(config, teacher, progress))
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped; {config.out} has a journal: the same command goes on") from None
+    progress.say(f"{result.message}. Written to {result.out}")
+    return result
 
 
 async def run_inpaint(config: InpaintConfig, teacher: TeacherConfig, progress: Progress | None = None) -> InpaintResult:

@@ -12,6 +12,7 @@ from data_gen.card import write_merge_card
 from data_gen.dedup import NearDuplicates, shingle_hashes
 from data_gen.filters.text import TextView
 from data_gen.output import write_jsonl
+from data_gen.progress import Progress
 from extes_train.dialogue.jsonl import iterate_dialogues
 from extes_train.dialogue.schema import SIDES, Dialogue, dialogue_to_dict
 from extes_train.dialogue.taxonomy import Taxonomy, load_taxonomy
@@ -29,8 +30,12 @@ class MergeResult:
     sides: dict[str, int] = field(default_factory=dict)
 
 
-def merge(
-    inputs: Sequence[Path | str], out: Path | str, taxonomy: str = "any", near_duplicate: float = 0.7
+def merge_shards(
+    inputs: Sequence[Path | str],
+    out: Path | str,
+    taxonomy: str = "any",
+    near_duplicate: float = 0.7,
+    progress: Progress | None = None,
 ) -> MergeResult:
     """Merge dialogues.jsonl files or folders that hold one, in the given order, into the folder `out`.
 
@@ -61,7 +66,10 @@ def merge(
         "dropped_by_reason": dict(sorted(reasons.items())),
     }
     write_merge_card(counts, map(dialogue_to_dict, kept), labels, out, present)
-    return MergeResult(out, read, len(kept), dict(reasons), {side: sides[side] for side in present})
+    result = MergeResult(out, read, len(kept), dict(reasons), {side: sides[side] for side in present})
+    dropped = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common()) or "none"
+    (progress or Progress()).say(f"{result.kept} of {read} dialogues of {len(files)} shards kept; dropped: {dropped}")
+    return result
 
 
 def _merged(files: list[Path], labels: Taxonomy, threshold: float) -> tuple[list[Dialogue], Counter[str], int]:

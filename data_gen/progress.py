@@ -67,6 +67,12 @@ class Progress:
             self._stream.write(f"{status.title}: {'; '.join(f'{k} {v}' for k, v in self._facts(status))}\n")
             self._stream.flush()
 
+    def say(self, text: str) -> None:
+        """Print a sentence, unless nothing is to be shown."""
+        if self._enabled:
+            self._stream.write(text + "\n")
+            self._stream.flush()
+
     def _table(self, status: Status) -> Any:
         from rich.progress_bar import ProgressBar
         from rich.table import Table

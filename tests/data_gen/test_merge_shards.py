@@ -9,7 +9,7 @@ import pytest
 
 from data_gen.config import GenerateConfig, TeacherConfig
 from data_gen.generate import generate
-from data_gen.merge import merge
+from data_gen.merge import merge_shards
 from extes_train.dialogue.jsonl import read_dialogues, write_dialogues
 from extes_train.dialogue.leak import check_leak
 from extes_train.dialogue.schema import make_dialogue
@@ -29,7 +29,7 @@ def test_shards_become_one(tmp_path: Path, teacher: TeacherConfig) -> None:
     near.turns[0].text += " Really."
     planted = make_dialogue(near.scenario, near.situation, near.turns, near.provenance)
     write_dialogues(second / "dialogues.jsonl", [*read_dialogues(second / "dialogues.jsonl"), planted])
-    result = merge([first, second, first / "dialogues.jsonl"], tmp_path / "all", taxonomy="extes")
+    result = merge_shards([first, second, first / "dialogues.jsonl"], tmp_path / "all", taxonomy="extes")
     assert (result.read, result.kept, result.reasons) == (31, 20, {"near_duplicate": 1, "duplicate": 10})
     by_side = {side: read_dialogues(tmp_path / "all" / f"{side}.jsonl") for side in result.sides}
     assert sum(len(found) for found in by_side.values()) == 20
@@ -42,6 +42,6 @@ def test_shards_become_one(tmp_path: Path, teacher: TeacherConfig) -> None:
 def test_shards_that_would_leak_are_refused(tmp_path: Path, teacher: TeacherConfig) -> None:
     first, other = shard(tmp_path / "0", "0/2", teacher), shard(tmp_path / "1", "1/2", teacher, seed=5)
     with pytest.raises(DataError, match=r"stands on the sides .*different generate\.seed"):
-        merge([first, other], tmp_path / "all")
+        merge_shards([first, other], tmp_path / "all")
     with pytest.raises(ConfigError, match="overwrite"):
-        merge([first], first)
+        merge_shards([first], first)
