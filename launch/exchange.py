@@ -70,7 +70,9 @@ def merge(arguments: Sequence[str]) -> int:
     parser.add_argument("-o", "--out", required=True, help="folder to write")
     options = parser.parse_args(arguments)
 
-    from data_gen.merge import merge_shards
+    from data_gen.merge import merge as merge_shards
 
-    merge_shards(options.shards, options.out)
+    merged = merge_shards(options.shards, options.out)
+    dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(merged.reasons.items()))
+    print(f"{merged.out}: {merged.kept} of {merged.read} dialogues" + (f"; dropped: {dropped}" if dropped else ""))
     return 0

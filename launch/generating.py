@@ -38,7 +38,6 @@ def submit_generation(request: Request) -> int:
             check_teacher(config)
         refuse(check_request(launcher, read_cluster()))
     write_shards(request, out, launcher.array_size, starts_teacher)
-    (out / "logs").mkdir(parents=True, exist_ok=True)
     code = freeze_code(out)
     scripts = {job.name: write_script(job, launcher, code) for job in jobs}
     ids: dict[str, str] = {}

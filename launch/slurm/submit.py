@@ -43,7 +43,6 @@ def submit_run(request: Request, module: str) -> int:
 
 def submit_job(job: Job, launcher: SlurmConfig, overrides: list[str]) -> str:
     """Freeze and submit; returns the job id."""
-    (job.directory / "logs").mkdir(parents=True, exist_ok=True)
     code = freeze_code(job.directory)
     freeze_overrides(job.directory / "slurm" / "overrides.txt", overrides)
     script = write_script(job, launcher, code)
@@ -53,7 +52,8 @@ def submit_job(job: Job, launcher: SlurmConfig, overrides: list[str]) -> str:
 
 
 def write_script(job: Job, launcher: SlurmConfig, code: Path) -> Path:
-    """The sbatch file beside the run."""
+    """The sbatch file beside the run, and the directory of its logs: without it Slurm fails a job without a word."""
+    (job.directory / "logs").mkdir(parents=True, exist_ok=True)
     script = job.directory / "slurm" / f"{job.name}.sbatch"
     write_text(script, render_script(job, launcher, interpreter(launcher), code))
     return script
