@@ -41,6 +41,7 @@ setup(
         "tqdm",
         "ninja",
         "psutil",
+        "orjson",
         "setuptools",
     ],
     extras_require={

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -134,11 +135,13 @@ def pretrain(config: RootConfig) -> None:
 
 def train_arm(request: Request, arm: Arm, reference: Arm) -> None:
     """Train one arm unless it is trained; a failure is recorded and hides no other arm."""
-    from launch.processes import run_workers
+    from launch.processes import checkpointed_step, run_workers
 
     if is_trained(arm):
         say(f"train {arm.name}", "done before")
         return
+    if checkpointed_step(arm.run_dir) is None:  # nothing to lose, and its configuration may have been mended
+        shutil.rmtree(arm.run_dir, ignore_errors=True)
     overrides = arm.overrides + budget_overrides(request.config, arm, reference)
     launcher = request.config.launcher
     kind = LOCAL_LAUNCHERS[launcher.name]
