@@ -70,9 +70,7 @@ def merge(arguments: Sequence[str]) -> int:
     parser.add_argument("-o", "--out", required=True, help="folder to write")
     options = parser.parse_args(arguments)
 
-    from data_gen.merge import merge as merge_shards
+    from data_gen.merge import merge_shards
 
-    merged = merge_shards(options.shards, options.out)
-    dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(merged.reasons.items()))
-    print(f"{merged.out}: {merged.kept} of {merged.read} dialogues" + (f"; dropped: {dropped}" if dropped else ""))
+    merge_shards(options.shards, options.out)
     return 0
