@@ -63,7 +63,7 @@ TRAIN_SCHEMAS: dict[str, type] = {
 LAUNCHER_SECTIONS = ("launcher", "network", "teacher", "serve", "generate", "inpaint", "pretrain", "compare")
 # sections and keys that may differ when a run directory is used again
 FREE_SECTIONS = (*LAUNCHER_SECTIONS, "tracker", "debug", "distributed")
-FREE_KEYS = ("run_dir", "experiment", "optim.max_steps", "optim.max_seconds", "optim.max_targets")
+FREE_KEYS = ("run_dir", "experiment", "tokens.cache_dir", "optim.max_steps", "optim.max_seconds", "optim.max_targets")
 
 
 def config_digest(config: TrainConfig) -> str:

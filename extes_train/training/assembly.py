@@ -64,10 +64,10 @@ def load_run_data(config: TrainConfig) -> RunData:
 
 
 def _context_length(config: TrainConfig) -> int:
-    from extes_train.model.loading import _model_config, context_length
+    from extes_train.model.loading import context_length, read_model_config
 
     assert config.model.path is not None  # the tokenizer came from there
-    return context_length(config.model, _model_config(config.model.path, config.model.revision))
+    return context_length(config.model, read_model_config(config.model.path, config.model.revision))
 
 
 def _dataset(
@@ -99,11 +99,16 @@ def build_training_engine(config: TrainConfig, group: ProcessGroup) -> tuple[Eng
     from extes_train.engine.engine import build_engine
     from extes_train.model.attention import use_attention
     from extes_train.model.loading import load_model
-    from extes_train.model.tuning import apply_tuning, trainable_parameters
+    from extes_train.model.tuning import apply_tuning, quantization_config, trainable_parameters
 
     torch.autograd.set_detect_anomaly(config.debug.detect_anomaly)
     seed_everything(config.seed)
-    loaded = load_model(config.model, trees=config.tokens.layout == "tree", device=group.device)
+    loaded = load_model(
+        config.model,
+        trees=config.tokens.layout == "tree",
+        device=group.device,
+        quantization=quantization_config(config.tuning),
+    )
     model = apply_tuning(loaded, config.tuning, config.model.gradient_checkpointing)
     use_attention(model, config.model.attention, group.device)
     trainable = sum(p.numel() for p in trainable_parameters(model))

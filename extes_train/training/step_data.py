@@ -61,7 +61,7 @@ class StepSource:
     def share_of(self, windows: Sequence[int], step: int = 0) -> Share:
         """This rank's share of any windows."""
         trees = [tree for window in windows for tree in self.dataset.trees(window)]
-        rows = pack_rows(trees, self.tokens_per_row)
+        rows = pack_rows(trees, self.tokens_per_row, multiple_of=self.world_size)
         dealt = deal_rows(rows, self.world_size, self.dataset.empty_token, self.hidden_size)
         mine = sorted(dealt[self.rank], key=lambda row: -len(row.ids_T))
         return Share(
