@@ -127,11 +127,15 @@ def trainable_parameters(facts: ModelFacts, settings: Settings) -> int:
 
 
 def estimate_memory(facts: ModelFacts, settings: Settings) -> Estimate:
-    """The peak of one rank, above what the process needs before it has a model."""
+    """The peak of one rank, above what the process needs before it has a model.
+
+    It falls into the backward pass of the longest row or into the optimizer's step, whichever holds more.
+    """
     device, host = _states(facts, settings)
-    device["activations"] = activation_bytes(facts, settings)
-    device["logits"] = _logits_bytes(facts, settings)
-    return Estimate({name: int(value) for name, value in device.items() if value}, host)
+    stepping = {"step": device.pop("step", 0.0)}
+    passing = {"activations": activation_bytes(facts, settings), "head": _head_bytes(facts, settings)}
+    larger = max(passing, stepping, key=lambda parts: sum(parts.values()))
+    return Estimate({name: int(value) for name, value in (device | larger).items() if value}, host)
 
 
 def _states(facts: ModelFacts, settings: Settings) -> tuple[dict[str, float], dict[str, int]]:
@@ -144,7 +148,7 @@ def _states(facts: ModelFacts, settings: Settings) -> tuple[dict[str, float], di
     device: dict[str, float] = {"weights": weights}
     if settings.stage == 3:
         live = min(total, settings.max_live_elements) * width
-        device["weights"] = live if settings.world_size == 1 else min(weights, weights / settings.world_size + live)
+device["weights"] = min(weights, weights / settings.world_size + live)
     moments = {"optimizer": 8 * part}
     if settings.stage:
         moments["fp32 copy"] = 4 * part
@@ -168,12 +172,12 @@ def _states(facts: ModelFacts, settings: Settings) -> tuple[dict[str, float], di
 
 
 def activation_bytes(facts: ModelFacts, settings: Settings) -> float:
-    """What the backward pass of the longest row needs, and the largest transient of one layer."""
+    """What the backward pass of the longest row needs: all layers' tensors, and the logits' chunk or a layer's own."""
     width = 4 if settings.dtype == "fp32" else 2
     hidden, tokens = facts.hidden_size, settings.row_tokens
     query, key = facts.num_heads * facts.head_dim, facts.num_kv_heads * facts.head_dim
-    # two norms: their input in fp32, the normalised and the scaled output
-    norms = 2 * hidden * (4 + 2 * width)
+    # two norms: their input in fp32, the scaled output, and the normalised one where the norm's weight moves
+    norms = 2 * hidden * (4 + (2 if settings.tuning == "full" else 1) * width)
     # rotated queries and keys, values, the attention's output; gate, its silu, up, their product
     per_layer = norms + width * (2 * query + 2 * key + 4 * facts.intermediate_size)
     if settings.tuning in ("lora", "dora", "qlora"):
@@ -184,16 +188,18 @@ def activation_bytes(facts: ModelFacts, settings: Settings) -> float:
     else:
         stored = facts.num_layers * per_layer * tokens
     mask = tokens * tokens * (1 if settings.cuda else 5) if settings.dense_mask else 0
-    return stored + transient + mask
+    return stored + max(transient, _logits_bytes(facts, settings)) + mask
 
 
 def _logits_bytes(facts: ModelFacts, settings: Settings) -> float:
-    """Logits of a chunk in the model's type and in fp32, their gradient; the head's own gradient."""
+    """Logits of a chunk in fp32 and their gradient; another copy in the model's own type if that is not fp32."""
     chunk = min(settings.chunk_tokens, settings.row_targets)
-    width = 4 if settings.dtype == "fp32" else 2
-    logits = chunk * facts.vocab_size * (width + 4 + 4)
-    head = 4 * facts.vocab_size * facts.hidden_size if settings.tuning == "full" else 0
-    return logits + head
+    return chunk * facts.vocab_size * (8 if settings.dtype == "fp32" else 10)
+
+
+def _head_bytes(facts: ModelFacts, settings: Settings) -> float:
+    """The head's own gradient, summed in fp32 while the chunks pass."""
+    return 4 * facts.vocab_size * facts.hidden_size if settings.tuning == "full" else 0
 
 
 # ------------------------------------------------------------------------------------------------------------ advice
