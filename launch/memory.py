@@ -148,7 +148,7 @@ def _states(facts: ModelFacts, settings: Settings) -> tuple[dict[str, float], di
     device: dict[str, float] = {"weights": weights}
     if settings.stage == 3:
         live = min(total, settings.max_live_elements) * width
-device["weights"] = min(weights, weights / settings.world_size + live)
+        device["weights"] = min(weights, weights / settings.world_size + live)
     moments = {"optimizer": 8 * part}
     if settings.stage:
         moments["fp32 copy"] = 4 * part
