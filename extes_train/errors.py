@@ -17,6 +17,8 @@ ExtesError                    exit 1
 
 from __future__ import annotations
 
+import errno
+
 EXIT_OK = 0
 EXIT_INTERNAL = 1
 EXIT_USER = 2
@@ -84,6 +86,22 @@ class Interrupted(ExtesError):
     """The user stopped the run."""
 
     exit_code = EXIT_INTERRUPTED
+
+
+# what a path or a disk can refuse; anything else that the system raises is a fault of ours
+PATH_ERRORS = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST,
+    errno.ENAMETOOLONG, errno.ELOOP, errno.ENOSPC, errno.EDQUOT,
+}  # fmt: skip
+
+
+def path_error_line(error: OSError) -> str:
+    """One line for a path that the system refuses or a disk that is full; '' for other errors of the system."""
+    if error.errno not in PATH_ERRORS or error.filename is None:
+        return ""
+    path = error.filename2 or error.filename
+    advice = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "name a path that can be used"
+    return f"{path}: {(error.strerror or '').lower()}; {advice}"
 
 
 def did_you_mean(word: str, known: list[str] | tuple[str, ...]) -> str:

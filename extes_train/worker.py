@@ -17,7 +17,17 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from extes_train.environment import exit_record_directory, rank_variables
-from extes_train.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, ExtesError, Interrupted, Requeue, UserError
+from extes_train.errors import (
+    EXIT_INTERNAL,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_USER,
+    ExtesError,
+    Interrupted,
+    Requeue,
+    UserError,
+    path_error_line,
+)
 
 
 def run_worker(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> NoReturn:
@@ -50,7 +60,9 @@ def outcome_of(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> tu
         return EXIT_INTERRUPTED, "interrupted"
     except ExtesError as error:
         return error.exit_code, f"{traceback.format_exc()}{_line(error)}" if error.__cause__ else _line(error)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and (line := path_error_line(error)):
+            return EXIT_USER, line
         return EXIT_INTERNAL, f"{_where()}\n{traceback.format_exc()}"
     return EXIT_OK, ""
 

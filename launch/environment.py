@@ -16,6 +16,8 @@ def worker_environment(extra: Mapping[str, str], processes: int, exit_records: P
     # spinning OpenMP threads multiply step times where processes share cores (docs/log.md)
     environment.setdefault("OMP_WAIT_POLICY", "passive")
     environment.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not visible_gpus():
+        environment.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for one and warn
     if exit_records is not None:
         environment["EXTES_EXIT_RECORDS"] = str(exit_records)
     # workers must import this code wherever they start

@@ -8,7 +8,16 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from extes_train.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_USER, ExtesError, UserError, did_you_mean
+from extes_train.errors import (
+    EXIT_INTERNAL,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_USER,
+    ExtesError,
+    UserError,
+    did_you_mean,
+    path_error_line,
+)
 
 
 @dataclass(frozen=True)
@@ -91,7 +100,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
-    except Exception:
+    except Exception as error:
+        if isinstance(error, OSError) and (line := path_error_line(error)):
+            print(f"extes: {line}", file=sys.stderr)
+            return EXIT_USER
         import traceback
 
         traceback.print_exc()

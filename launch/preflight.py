@@ -54,7 +54,7 @@ def doctor(arguments: Sequence[str]) -> int:
     report = examine(request, with_audit=True)
     print(report.render())
     if report.problems:
-        print(f"{len(report.problems)} problem(s)")
+        print(f"{len(report.problems)} problem{'s' if len(report.problems) > 1 else ''}")
         return EXIT_USER
     print("ready")
     return EXIT_OK
@@ -77,10 +77,12 @@ def check_launch(request: Request) -> Report:
 
 
 def refuse(problems: Sequence[str]) -> None:
-    """Raise LaunchError with every problem, if there is one."""
+    """Raise LaunchError with every problem, if there is one; a single one is the whole message."""
+    if len(problems) == 1:
+        raise LaunchError(problems[0])
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
-        raise LaunchError(f"not started, {len(problems)} problem(s):\n{listed}")
+        raise LaunchError(f"not started, {len(problems)} problems:\n{listed}")
 
 
 def examine(request: Request, with_audit: bool) -> Report:
@@ -155,6 +157,9 @@ def check_run_dir(request: Request, report: Report) -> None:
 
     run = RunDir(Path(request.config.run_dir).resolve())
     parent = nearest_directory(run.path)
+    above = (run.path, *run.path.parents)
+    if files := [path for path in above if path.exists() and not path.is_dir()]:
+        raise LaunchError(f"run_dir={run.path}: {files[0]} is a file; choose another run_dir")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise LaunchError(f"run_dir={run.path}: {parent} cannot be written; choose another run_dir")
     if run.config.is_file():

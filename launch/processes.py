@@ -110,7 +110,8 @@ def _is_worker(process: Any) -> bool:
 
     try:
         words = process.cmdline()
-        return any(word.startswith("extes_train.") for word in words) and "launch.agent" not in words
+        starter = any(word == "launch.agent" or word.startswith("deepspeed.launcher") for word in words)
+        return any(word.startswith("extes_train.") for word in words) and not starter
     except psutil.Error:
         return False
 

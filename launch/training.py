@@ -10,10 +10,12 @@ from pathlib import Path
 
 from extes_train.errors import ConfigError, ModelError
 from launch.composing import Request, read_request
-from launch.config import SlurmConfig, TorchrunConfig
+from launch.config import RootConfig, SlurmConfig, TorchrunConfig
 from launch.launchers import deepspeed, local, torchrun
 from launch.processes import run_workers
 
+# sections that say how a run is started and watched, not what it learned
+NOT_OF_MODEL = ("run_dir", "launcher", "network", "tracker", "debug")
 LOCAL_LAUNCHERS = {"local": local, "torchrun": torchrun, "deepspeed": deepspeed}
 
 
@@ -29,19 +31,41 @@ def train(arguments: Sequence[str]) -> int:
 
 def evaluate(arguments: Sequence[str]) -> int:
     """`extes evaluate`."""
-    request = read_request("evaluate", arguments)
+    request = read_request("evaluate", with_run_words(arguments))
     if request is None:
         return 0
+    require_run(request)
     return start(request, "extes_train.evaluate")
 
 
 def chat(arguments: Sequence[str]) -> int:
     """`extes chat`: in the foreground, with this terminal."""
-    request = read_request("chat", arguments)
+    request = read_request("chat", with_run_words(arguments))
     if request is None:
         return 0
+    require_run(request)
     command = [sys.executable, "-m", "extes_train.chat", *request.overrides]
     return subprocess.call(command, env=local_environment())
+
+
+def with_run_words(arguments: Sequence[str]) -> list[str]:
+    """The words that the run was trained with, then `arguments`, which win: `run_dir=…` says all of a run.
+
+    What starts and watches a run is left out, and what `arguments` say themselves.
+    """
+    keys = {key_of(word) for word in arguments}
+    run_dir = next((word.partition("=")[2] for word in reversed(arguments) if key_of(word) == "run_dir"), "")
+    words = Path(run_dir.strip("'\"") or RootConfig().run_dir).expanduser() / "overrides.txt"
+    if not words.is_file():
+        return list(arguments)
+    of_run = words.read_text(encoding="utf-8").splitlines()
+    kept = [word for word in of_run if key_of(word) not in keys and key_of(word).split(".")[0] not in NOT_OF_MODEL]
+    return [*kept, *arguments]
+
+
+def key_of(word: str) -> str:
+    """The key of `key=value`, without Hydra's signs."""
+    return word.partition("=")[0].lstrip("+")
 
 
 def local_environment() -> dict[str, str]:
@@ -87,6 +111,16 @@ def process_count(request: Request) -> int:
     return LOCAL_LAUNCHERS[launcher.name].processes(launcher)
 
 
+def require_run(request: Request) -> None:
+    """A tuned model is needed: RUN/model, or evaluation.model."""
+    run = Path(request.config.run_dir)
+    if request.config.evaluation.model or (run / "model").is_dir():
+        return
+    if not (run / "config.yaml").is_file():
+        raise ConfigError(f"run_dir={run}: no run of `extes train` is there; or name a model with evaluation.model")
+    raise ModelError(f"run_dir={run}: holds no model yet; the training command finishes it (`extes status {run}`)")
+
+
 def require_data(request: Request) -> None:
     """data.train is needed, and a file."""
     data = request.config.data
@@ -94,7 +128,9 @@ def require_data(request: Request) -> None:
         raise ConfigError("data.train: needs a dialogues.jsonl; make one with `extes import` or `extes generate`")
     for key, value in (("train", data.train), ("valid", data.valid), ("test", data.test)):
         if value and not Path(value).is_file():
-            raise ConfigError(f"data.{key}={value}: no such file")
+            raise ConfigError(
+                f"data.{key}={value}: {'is a folder; name a file' if Path(value).is_dir() else 'no such file'}"
+            )
     inpainted = request.config.augmentation.train
     if inpainted and not Path(inpainted).is_file():
         raise ConfigError(f"augmentation.train={inpainted}: no such file; write it with `extes inpaint`")

@@ -124,6 +124,9 @@ def dialogue_from_dict(
     Raises DataError that starts with `where` and names the field (`turns[3].strategy`), its value and what is allowed.
     Without a `taxonomy` any scenario and strategy passes. `quarantined` records carry a `reason`, others may not.
     """
+    if isinstance(value, dict) and value and not {"schema", "turns"} & set(value):
+        keys = ", ".join(sorted(map(str, value))[:6])
+        raise DataError(f"{where}: no dialogue of ours (its keys: {keys}); `extes import` reads other layouts")
     _object(value, where, "", (*_DIALOGUE_KEYS, "reason") if quarantined else _DIALOGUE_KEYS)
     if value.get("schema") != SCHEMA or isinstance(value.get("schema"), bool):
         raise DataError(f"{where}: schema: got {_shown(value.get('schema'))}, this version reads {SCHEMA}")
@@ -272,8 +275,9 @@ def _provenance(value: dict[str, Any], where: str, path: str) -> dict[str, Any]:
 def _known(value: str, known: dict[str, Any], is_open: bool, where: str, path: str, taxonomy: Taxonomy) -> None:
     if is_open or value in known:
         return
-    hint = shelf_hint(value, taxonomy) or did_you_mean(value, list(known))
-    allowed = ", ".join(known)
+    if elsewhere := shelf_hint(value, taxonomy):
+        raise DataError(f'{where}: {path}: "{value}" is not in taxonomy {taxonomy.name}{elsewhere}')
+    hint, allowed = did_you_mean(value, list(known)), ", ".join(known)
     raise DataError(f'{where}: {path}: got "{value}"{hint}; allowed in taxonomy {taxonomy.name}: {allowed}')
 
 

@@ -127,6 +127,8 @@ def _set_threads(config: DistributedConfig, device: torch.device, local_world_si
 
 def _adopt_into_deepspeed(timeout: datetime.timedelta) -> None:
     """Give DeepSpeed the group we made. Its CPU extension (66 s to compile, FACTS.md) is declared unavailable."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # it would look for one and warn on stdout
     import deepspeed
     from deepspeed import comm
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 # model types whose layers are Llama's as far as a tree is concerned: rotary positions, plain softmax attention
 # through transformers' attention interface. Each is held against independent sequences in tests/model.
 TREE_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
@@ -34,7 +35,16 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, revision=config.revision)
     except Exception as error:
-        raise ModelError(f"{path}: no tokenizer can be loaded from here ({_first_line(error)})") from error
+        folder = Path(path)
+        if not folder.is_dir():
+            raise ModelError(f"{path}: no folder here, and the hub does not give it ({_first_line(error)})") from error
+        if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+            raise ModelError(
+                f"{path}: no tokenizer in it (one of {', '.join(TOKENIZER_FILES)}); found {_listing(folder)}; "
+                "copy the model's tokenizer there, or set model.tokenizer"
+            ) from error
+        read_model_config(path, config.revision)  # a broken config.json hinders the tokenizer too
+        raise ModelError(f"{path}: its tokenizer cannot be read ({_first_line(error)})") from error
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"{path}: the tokenizer has no end-of-sequence token, so a response cannot end; "

@@ -141,7 +141,10 @@ def build_dataset(
         weights or ResponseWeights(), tokens.layout, tokens.flat, found,
     )  # fmt: skip
     if not report["targets"]:
-        raise DataError(f"{name}: no target is left to learn from. " + "; ".join(dataset.describe()))
+        raise DataError(
+            f"{name}: no target is left to learn from; raise model.context_length ({context_length} now) or set "
+            "tokens.too_long=truncate_response. " + "; ".join(dataset.describe())
+        )
     return dataset
 
 

@@ -47,4 +47,5 @@ def worker_command(module: str, overrides: Sequence[str], launcher: LauncherConf
         command += [f"--num_gpus={launcher.processes}"] if launcher.processes else []
     else:
         command += ["--num_gpus", str(processes(launcher)), "--num_nodes", "1"]
-    return [*command, *launcher.arguments, "--module", module, *overrides]
+    # ranks come from the environment, as torchrun's do; the runner's own notes are no news
+    return [*command, "--no_local_rank", "--quiet", *launcher.arguments, "--module", module, *overrides]

@@ -45,7 +45,9 @@ def run_command(words: Sequence[str]) -> str:
     except subprocess.TimeoutExpired as error:
         raise LaunchError(f"{words[0]}: no answer within {COMMAND_TIMEOUT_S:.0f} s; is the controller up?") from error
     if done.returncode != 0:
-        raise LaunchError(f"{' '.join(words[:3])}: {(done.stderr or done.stdout).strip()}")
+        said = (done.stderr or done.stdout).strip().splitlines()
+        why = next((line for line in said if "fatal" in line), said[0] if said else f"exit {done.returncode}")
+        raise LaunchError(f"{' '.join(words[:3])}: {why}")
     return done.stdout + (done.stderr if "--test-only" in words else "")
 
 

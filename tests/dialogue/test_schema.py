@@ -116,6 +116,11 @@ def test_faults(path, new, message):
         dialogue_from_dict(edited(path, new), "data.jsonl:7", load_taxonomy("extes"))
 
 
+def test_another_layout_is_named_so():
+    with pytest.raises(DataError, match=r"^f:1: no dialogue of ours \(its keys: dialog, topic\); `extes import` reads"):
+        dialogue_from_dict({"topic": 1, "dialog": []}, "f:1")
+
+
 def test_no_supporter_turn():
     value = dialogue_to_dict(make_dialogue("anxiety-and-panic", "", [Turn("seeker", "Hello?")]))
     with pytest.raises(DataError, match="no supporter turn among 1"):

@@ -12,7 +12,7 @@ from extes_train.config import TrainConfig
 from extes_train.errors import ConfigError, ModelError, UserError
 from launch.composing import MAYBE_PATH_KEYS, PATH_KEYS, compose_request, get_key, read_request
 from launch.config import SCHEMAS, RootConfig
-from launch.training import require_data, require_model
+from launch.training import require_data, require_model, require_run, with_run_words
 
 
 @pytest.fixture
@@ -120,3 +120,23 @@ def test_needs_of_training(here: Path) -> None:
     assert "augmentation.train=" in refused("data.train=t.jsonl", "augmentation.train=v.jsonl")
     assert "model.path: needs a folder" in refused("data.train=t.jsonl")
     assert "model.path=./nowhere: no such folder" in refused("data.train=t.jsonl", "model.path=./nowhere")
+
+
+def test_a_run_directory_says_how_it_was_trained(here: Path) -> None:
+    run = here / "run"
+    run.mkdir()
+    (run / "overrides.txt").write_text("tuning=lora\nlauncher=torchrun\ntracker=none\ndata.valid=v.jsonl\nseed=3\n")
+    words = with_run_words(["run_dir=run", "seed=4"])
+    assert words == ["tuning=lora", "data.valid=v.jsonl", "run_dir=run", "seed=4"]
+    assert compose_request(words).config.data.valid == str(here / "v.jsonl")
+    assert with_run_words(["run_dir=other"]) == ["run_dir=other"] and with_run_words(["--help"]) == ["--help"]
+
+
+def test_needs_of_evaluation(here: Path) -> None:
+    with pytest.raises(ConfigError, match="no run of `extes train` is there"):
+        require_run(compose_request(["run_dir=run"]))
+    (here / "run").mkdir()
+    (here / "run" / "config.yaml").touch()
+    with pytest.raises(ModelError, match="holds no model yet"):
+        require_run(compose_request(["run_dir=run"]))
+    require_run(compose_request(["run_dir=run", "evaluation.model=elsewhere"]))

@@ -60,3 +60,9 @@ def test_a_missing_file_is_the_users_error(tmp_path: Path, capsys: pytest.Captur
         assert "none.json" in capsys.readouterr().err
     assert main(["export", "dialogues", "alpaca", str(tmp_path / "none.jsonl"), "-o", str(tmp_path / "o")]) == EXIT_USER
     assert not (tmp_path / "o.jsonl").exists()
+
+
+def test_a_place_that_cannot_be_written_is_one_line(messages: Path, tmp_path: Path, capsys) -> None:
+    for place in (tmp_path, messages / "below"):
+        assert main(["import", "messages", str(messages), "-o", str(place)]) == EXIT_USER
+        assert capsys.readouterr().err.count("\n") == 1

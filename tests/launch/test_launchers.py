@@ -43,8 +43,8 @@ def test_one_process_per_visible_gpu(visible: str, count: int, monkeypatch: pyte
 def test_deepspeed_on_this_machine() -> None:
     command = deepspeed.worker_command(MODULE, WORDS, DeepspeedConfig(processes=2, arguments=["--bind_cores_to_rank"]))
     assert command[1:] == [
-        "-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--num_nodes", "1", "--bind_cores_to_rank",
-        "--module", MODULE, *WORDS,
+        "-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--num_nodes", "1", "--no_local_rank", "--quiet",
+        "--bind_cores_to_rank", "--module", MODULE, *WORDS,
     ]  # fmt: skip
 
 

@@ -100,9 +100,16 @@ def test_a_model_too_large_gets_the_smallest_change(words: list[str], monkeypatc
     monkeypatch.setattr(estimates, "place_of", lambda launcher: place)
     (found,) = problems(*words, "zero=zero1", "model.gradient_checkpointing=true")
     assert "39" not in found.split("a rank has")[0] and "the smallest change that fits: zero=zero" in found
-    with pytest.raises(LaunchError, match="not started, 1 problem"):
+    with pytest.raises(LaunchError, match="the smallest change that fits"):
         monkeypatch.setattr(preflight, "audit", lambda request: auditing.Audit(error=None, row_tokens=2048))
         preflight.check_launch(compose_request([*words, "zero=zero1", "model.gradient_checkpointing=true"]))
+
+
+def test_a_run_directory_that_is_a_file(words: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert problems(*words, f"run_dir={tmp_path}/file/run") == [
+        f"run_dir={tmp_path}/file/run: {tmp_path}/file is a file; choose another run_dir"
+    ]
 
 
 def test_a_directory_that_cannot_be_written(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

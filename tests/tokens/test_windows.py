@@ -136,5 +136,5 @@ def test_too_long_by_policy(tokenizer: Any) -> None:
     assert any("longer than the context were skipped" in line for line in skipped.describe())
     with pytest.raises(DataError, match=rf"dialogue {long.id}: turns\[1\]: the response has \d+ tokens where \d+ fit"):
         build("error")
-    with pytest.raises(DataError, match="no target is left to learn from"):
+    with pytest.raises(DataError, match=r"no target is left to learn from; raise model.context_length"):
         build_dataset([dialogue("Hi", "word " * 90)], tokenizer, TokensConfig(), context_length=32, cache=False)

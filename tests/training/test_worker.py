@@ -28,6 +28,8 @@ def raising(error: BaseException) -> Callable[[Sequence[str]], None]:
         (Requeue("checkpointed at step 4"), 75, "checkpointed at step 4"),
         (Interrupted("stopped at step 4"), 130, "stopped at step 4"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (FileNotFoundError(2, "No such file", "/x/y"), 2, "/x/y: no such file; name a path that can be used"),
+        (OSError(28, "No space left on device", "/x/y"), 2, "/x/y: no space left on device; free some space"),
         (TrainingError("the loss is nan"), 1, "the loss is nan"),
     ],
 )
