@@ -1,15 +1,16 @@
 """Tree attention on a CPU without paying for masked pairs, and without copying keys.
 
-A trunk is one causal call. The branches of a supporter turn see two pieces, the trunk before their turn and themselves:
-one call each, joined by their log-sum-exp as in ring attention (arXiv 2310.01889). The backward pass calls PyTorch's
-own kernel for each piece with the joined output, which gives the exact gradient of the whole, and adds it in place:
-autograd through slices would write a full-size tensor of zeros for every slice.
+A trunk is one causal call. A branch sees two pieces, itself (one causal call) and the trunk before its turn (one call
+for all branches of the turn), joined by their log-sum-exp as in ring attention (arXiv 2310.01889). The backward pass
+calls PyTorch's own kernel for each piece with the joined output, which gives the exact gradient of the whole, and adds
+it in place: autograd through slices would write a full-size tensor of zeros for every slice.
 
 Shapes: 1 row, h heads, T tokens, D head size; L tokens of a branch group, P of its trunk prefix.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ def tree_attention(
     query: Tensor, key: Tensor, value: Tensor, row: RowBatch, scaling: float | None, dropout: float = 0.0
 ) -> Tensor:
     """Attention (1, h, T, D) of every token on what its tree lets it see."""
-    if dropout or query.device.type != "cpu":
+    if dropout or query.device.type != "cpu" or not query.dtype == key.dtype == value.dtype:
         return _by_calls(query, key, value, row, scaling, dropout)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     return TreeAttention.apply(query, key, value, row, scale)
@@ -67,14 +68,13 @@ class TreeAttention(torch.autograd.Function):
             q, k, v = query[:, :, trunk], key[:, :, trunk], value[:, :, trunk]
             out[:, :, trunk], sums[:, :, trunk] = _forward_kernel(q, k, v, 0.0, True, scale=scale)
             for group in tree.groups:
-                own, prefix = slice(group.start, group.end), slice(tree.start, group.attach)
-                q, k, v = query[:, :, own], key[:, :, own], value[:, :, own]
-                mask = own_mask(row, group, query.dtype)
-                joined, lse = _forward_kernel(q, k, v, 0.0, False, attn_mask=mask, scale=scale)
+                for own in branches_of(group):
+                    q, k, v = query[:, :, own], key[:, :, own], value[:, :, own]
+                    out[:, :, own], sums[:, :, own] = _forward_kernel(q, k, v, 0.0, True, scale=scale)
                 if group.attach > tree.start:
-                    before = _forward_kernel(q, key[:, :, prefix], value[:, :, prefix], 0.0, False, scale=scale)
-                    joined, lse = _join(joined, lse, *before)
-                out[:, :, own], sums[:, :, own] = joined, lse
+                    own, prefix = slice(group.start, group.end), slice(tree.start, group.attach)
+                    before = _forward_kernel(query[:, :, own], key[:, :, prefix], value[:, :, prefix], scale=scale)
+                    _join(out[:, :, own], sums[:, :, own], *before)
         ctx.save_for_backward(query, key, value, out, sums)
         ctx.row, ctx.scale = row, scale
         return out
@@ -85,21 +85,20 @@ class TreeAttention(torch.autograd.Function):
         row, scale = ctx.row, ctx.scale
         grad_q, grad_k, grad_v = (_like_rows(x) for x in (query, key, value))
 
-        def backward(queries: slice, keys: slice, causal: bool, mask: Tensor | None) -> tuple[Tensor, ...]:
+        def backward(queries: slice, keys: slice, causal: bool) -> tuple[Tensor, ...]:
             return _backward_kernel(
                 grad_out[:, :, queries], query[:, :, queries], key[:, :, keys], value[:, :, keys], out[:, :, queries],
-                sums[:, :, queries], 0.0, causal, attn_mask=mask, scale=scale,
+                sums[:, :, queries], 0.0, causal, scale=scale,
             )  # fmt: skip
 
         for tree in row.spans:
-            trunk = slice(tree.start, tree.trunk_end)
-            grad_q[:, :, trunk], grad_k[:, :, trunk], grad_v[:, :, trunk] = backward(trunk, trunk, True, None)
+            branches = [own for group in tree.groups for own in branches_of(group)]
+            for own in (slice(tree.start, tree.trunk_end), *branches):
+                grad_q[:, :, own], grad_k[:, :, own], grad_v[:, :, own] = backward(own, own, True)
             for group in tree.groups:
                 own, prefix = slice(group.start, group.end), slice(tree.start, group.attach)
-                mask = own_mask(row, group, query.dtype)
-                grad_q[:, :, own], grad_k[:, :, own], grad_v[:, :, own] = backward(own, own, False, mask)
                 if group.attach > tree.start:
-                    dq, dk, dv = backward(own, prefix, False, None)
+                    dq, dk, dv = backward(own, prefix, False)
                     grad_q[:, :, own] += dq
                     grad_k[:, :, prefix] += dk
                     grad_v[:, :, prefix] += dv
@@ -112,10 +111,18 @@ def _like_rows(tensor: Tensor) -> Tensor:
     return tensor.new_empty(batch, length, heads, size).transpose(1, 2)
 
 
-def _join(a: Tensor, lse_a: Tensor, b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention over the union of two disjoint sets of keys, from that over each."""
-    lse = torch.logaddexp(lse_a, lse_b)
-    return a * (lse_a - lse).exp()[..., None].to(a.dtype) + b * (lse_b - lse).exp()[..., None].to(b.dtype), lse
+def _join(out: Tensor, sums: Tensor, other: Tensor, other_sums: Tensor) -> None:
+    """Make `out` and `sums`, attention over some keys, that over those keys and others disjoint from them."""
+    joined = torch.logaddexp(sums, other_sums)
+    out.mul_((sums - joined).exp_()[..., None].to(out.dtype))
+    out.addcmul_(other, (other_sums - joined).exp_()[..., None].to(out.dtype))
+    sums.copy_(joined)
+
+
+def branches_of(group: BranchGroup) -> list[slice]:
+    """The branches of a group, in row order."""
+    ends = list(itertools.accumulate(group.lengths, initial=group.start))
+    return [slice(start, end) for start, end in itertools.pairwise(ends)]
 
 
 def own_mask(row: RowBatch, group: BranchGroup, dtype: torch.dtype) -> Tensor:
@@ -128,7 +135,9 @@ def own_mask(row: RowBatch, group: BranchGroup, dtype: torch.dtype) -> Tensor:
     return row.cache[name]
 
 
-def _by_calls(query: Tensor, key: Tensor, value: Tensor, row: RowBatch, scaling: float | None, dropout: float) -> Tensor:
+def _by_calls(
+    query: Tensor, key: Tensor, value: Tensor, row: RowBatch, scaling: float | None, dropout: float
+) -> Tensor:
     """The same through scaled_dot_product_attention and autograd, where the kernels above do not apply."""
     parts = []
     for tree in row.spans:

@@ -19,7 +19,7 @@ from extes_train.model.config import LossConfig
 from extes_train.model.flex import flex_attention_forward
 from extes_train.model.loading import TREE_MODEL_TYPES, check_takes_trees
 from extes_train.model.loss import row_loss
-from extes_train.model.structured import tree_attention
+from extes_train.model.structured import _by_calls, tree_attention
 from extes_train.model.varlen import varlen_tree_attention
 
 
@@ -60,13 +60,15 @@ def varlen_by_loops(
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@pytest.mark.parametrize("name", ["structured", "varlen", "flex"])
+@pytest.mark.parametrize("name", ["structured", "by calls", "varlen", "flex"])
 @pytest.mark.parametrize("seed", range(3))
 def test_attention_equals_the_dense_mask(name: str, seed: int) -> None:
     row = a_row(seed)
     query, key, value = random_qkv(row.tree_T.numel())
     if name == "structured":
         got = tree_attention(query, key, value, row, None)
+    elif name == "by calls":  # structured attention with dropout, or on a GPU
+        got = _by_calls(query, key, value, row, None, 0.0)
     elif name == "varlen":
         got = varlen_tree_attention(query, key, value, row, None, 0.0, varlen_by_loops).transpose(1, 2)
     else:  # forward only on a CPU
