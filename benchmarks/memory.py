@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -99,7 +100,9 @@ def run_all(only: int | None) -> None:
     for index, (tuning, row_tokens, changes) in enumerate(COMBINATIONS):
         if only is not None and only != index:
             continue
-        done = subprocess.run([sys.executable, __file__, "--child", str(index)], capture_output=True, text=True)
+        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1048576"}  # as in our jobs on CPU
+        command = [sys.executable, __file__, "--child", str(index)]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
         if done.returncode != 0:
             raise SystemExit(done.stderr)
         measured, guess = int(done.stdout.split()[-1]), estimated(tuning, row_tokens, changes)

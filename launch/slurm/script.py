@@ -120,6 +120,8 @@ def site_lines(job: Job, launcher: SlurmConfig) -> list[str]:
         "OMP_WAIT_POLICY": "passive",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
+        # glibc keeps what is freed: on CPU the peak is up to twice what is in use (docs/memory.md)
+        **({} if job.gpus_per_node else {"MALLOC_MMAP_THRESHOLD_": "1048576"}),
         **launcher.network,
         **launcher.environment,
         **job.environment,

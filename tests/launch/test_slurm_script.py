@@ -104,6 +104,19 @@ def test_network_profiles_reach_the_script_and_not_the_worker(profile: str) -> N
     assert compose(words).tuning.name == "full"
 
 
+HAND_WRITTEN = ["train", "train_nodes", "compare_array", "compare_report", "teacher", "generate_array"]
+
+
+@pytest.mark.parametrize("name", HAND_WRITTEN)
+def test_the_files_by_hand_are_valid_bash_with_known_options(name: str, root: Path) -> None:
+    script = root / "slurm" / f"{name}.sbatch"
+    assert subprocess.run(["bash", "-n", script], capture_output=True, text=True).stderr == ""
+    text = script.read_text()
+    assert "<--" in text and "#SBATCH --time=" in text
+    if "--signal" in text:  # who is signalled must be able to ask for a requeue
+        assert 'scontrol requeue "$SLURM_JOB_ID"' in text and "--open-mode=append" in text
+
+
 # ---------------------------------------------------------------------------------------------------- the verdict
 
 
