@@ -81,6 +81,7 @@ MEASURED: list[tuple[str, int, dict[str, Any], int]] = [
     ("full", 512, {}, 3376),
     ("lora", 512, {}, 874),
     ("lora", 2048, {}, 1823),
+    ("full", 2048, {}, 3852),
     ("lora", 2048, {"dtype": "bf16"}, 1224),
 ]
 SHAPE = ModelFacts(768, 2048, 10, 12, 12, 64, 32000)
