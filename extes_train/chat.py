@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from extes_train.evaluation.generation import Generator
 
 NOTICE = (
-    "This is a language model trained for research. It is no substitute for professional help: it does not\n"
-    "understand you, it can be wrong, and nobody reads along. In a crisis please call your local emergency\n"
-    "number or a crisis line."
+    "This is a language model trained for research. It is no substitute for\n"
+    "professional help: it does not understand you, it can be wrong, and nobody\n"
+    "reads along. In a crisis please call your local emergency number or a crisis\n"
+    "line."
 )
 HELP = "/new starts over, /quit ends."
 
@@ -29,6 +30,7 @@ HELP = "/new starts over, /quit ends."
 def main(arguments: Sequence[str]) -> None:
     """Chat with the run of the overrides `arguments`."""
     config = compose(list(arguments))
+    print(f"loading {config.evaluation.model or f'{config.run_dir}/model'} …", file=sys.stderr, flush=True)
     generator = build_generator(config)
     print(f"{NOTICE}\n{HELP}", flush=True)
     converse(generator, read_lines(), sys.stdout.write, config.evaluation.seed)

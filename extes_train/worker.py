@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
@@ -37,6 +38,7 @@ def run_worker(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None
     ranks or threads that wait for it.
     """
     faulthandler.enable()
+    warnings.simplefilter("ignore", FutureWarning)  # libraries about libraries: nothing a user can act on
     code, shown = outcome_of(main, sys.argv[1:] if argv is None else argv)
     write_exit_record(code, shown)
     sys.stdout.flush()

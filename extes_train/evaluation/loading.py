@@ -45,7 +45,6 @@ def load_tuned(config: ModelConfig, folder: Path, device: torch.device | str) ->
     from extes_train.model.attention import use_attention
     from extes_train.model.loading import load_model
 
-    quiet_transformers()
     if is_adapter(folder):
         from peft import PeftModel
 
@@ -61,7 +60,6 @@ def load_base(config: ModelConfig, device: torch.device | str) -> Any:
     from extes_train.model.attention import use_attention
     from extes_train.model.loading import load_model
 
-    quiet_transformers()
     model: Any = load_model(config)
     use_attention(model, config.attention, device)
     return model.to(device).eval()
@@ -78,13 +76,6 @@ def weights_key(config: ModelConfig) -> str | None:
         files = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in named if file.is_file()]
         files.append(str(folder.resolve()))
     return digest_of([files, config.dtype])
-
-
-def quiet_transformers() -> None:
-    """No progress bar for reading weights."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
 
 
 def measuring_device() -> torch.device:

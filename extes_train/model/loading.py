@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from extes_train.environment import rank_variables
 from extes_train.errors import LayoutError, ModelError
 from extes_train.model.config import ModelConfig
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+LARGE_BYTES = 1_000_000_000  # weights that take more than a moment to read
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 # model types whose layers are Llama's as far as a tree is concerned: rotary positions, plain softmax attention
 # through transformers' attention interface. Each is held against independent sequences in tests/model.
@@ -71,7 +74,9 @@ def load_model(
     config.json or safetensors, or weights that do not fit the architecture.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()  # one per process, for what is mostly a matter of milliseconds
     path = _checked_path(config.path, "model.path")
     model_config = read_model_config(path, config.revision)
     if trees:
@@ -81,6 +86,7 @@ def load_model(
         model = AutoModelForCausalLM.from_config(model_config, dtype=torch_dtype, attn_implementation="sdpa")
         return model.to(device)
     _check_weights(path)
+    _say_large(path)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
@@ -116,7 +122,7 @@ def new_tiny_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, seed
         num_attention_heads=config.num_attention_heads,
         num_key_value_heads=config.num_key_value_heads,
         max_position_embeddings=config.context_length or 1024,
-        tie_word_embeddings=True,
+        tie_word_embeddings=False,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -203,6 +209,13 @@ def _check_weights(path: str) -> None:
             "convert them to safetensors first"
         )
     raise ModelError(f"{path}: no *.safetensors; found {_listing(folder)}")
+
+
+def _say_large(path: str) -> None:
+    """Tell that reading weights will take a while, where it will."""
+    size = sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
+    if size > LARGE_BYTES and rank_variables().rank == 0:
+        print(f"reading {size / 1e9:.1f} GB of weights from {path}", file=sys.stderr, flush=True)
 
 
 def _listing(folder: Path) -> str:

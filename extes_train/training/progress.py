@@ -15,6 +15,7 @@ class Progress:
     def __init__(self, description: str, total: int | None, start: int = 0, unit: str = "step", enabled: bool = True):
         self.description, self.total, self.unit, self.enabled = description, total, unit, enabled
         self.count, self.detail, self.last_line = start, "", 0.0
+        self.said: tuple[int, str] | None = None  # what the last plain line told
         self.bar: Any = None
         if enabled and sys.stderr.isatty():
             from tqdm import tqdm
@@ -42,12 +43,12 @@ class Progress:
         """End the bar, or write the last line."""
         if self.bar is not None:
             self.bar.close()
-        elif self.enabled:
+        elif self.enabled and self.said != (self.count, self.detail):
             self._line()
         self.enabled, self.bar = False, None
 
     def _line(self) -> None:
-        self.last_line = time.monotonic()
+        self.last_line, self.said = time.monotonic(), (self.count, self.detail)
         total = f"/{self.total}" if self.total is not None else ""
         print(
             f"{self.description}: {self.unit} {self.count}{total} {self.detail}".rstrip(), file=sys.stderr, flush=True

@@ -15,6 +15,7 @@ from extes_train.composition import plain
 from extes_train.config import TrainConfig
 from extes_train.dialogue.files import write_json, write_text
 from extes_train.errors import Interrupted, Requeue, RunDirError, TrainingError, UserError
+from extes_train.model.flops import peak_flops, throughput, training_flops
 from extes_train.tokens.show import render_sample
 from extes_train.training import checkpoint
 from extes_train.training.assembly import RunData, build_training_engine, check_ranks_agree
@@ -66,6 +67,9 @@ class Session:
         self.first_loss: float | None = None
         self.last_loss: float | None = None
         self.tracker: Tracker | None = None
+        self.flops = training_flops(engine.model)
+        peak = peak_flops(engine.device, config.model.dtype)
+        self.peak = None if peak is None else peak * group.world_size
         self.watchdog = Watchdog(config.distributed.watchdog_s)
         self.progress = Progress(
             "train", data.plan.total_steps, start=spent.step, unit="step", enabled=group.rank == 0
@@ -109,6 +113,8 @@ class Session:
         if self.group.rank == 0:
             write_json(self.run.cost, cost_of(self.spent, int(memory), parameters))
             self.run.requeue.unlink(missing_ok=True)
+            written = "profile and model" if self.config.debug.name == "profile" else "model"
+            self.progress.say(f"{written} written to {self.run.path}")
         self.group.barrier()
 
     def _write_model(self, parameters: dict[str, int]) -> None:
@@ -124,9 +130,11 @@ class Session:
     def _log(self, line: dict[str, Any]) -> None:
         self.first_loss = line["loss"] if self.first_loss is None else self.first_loss
         self.last_loss = line["loss"]
+        line |= throughput(self.flops, line, self.peak)
         if self.tracker is not None:
             self.tracker.log_step(line)
         shown = f"loss {line['loss']:.4f} lr {line['lr']:.2e} {line['tokens_per_s']:.0f} tokens/s"
+        shown += f" mfu {line['mfu']:.1%}" if "mfu" in line else f" {line['tflops_per_s']:.3g} TFLOP/s"
         self.progress.update(shown, self.spent.step - self.progress.count)
 
     def _step_done(self) -> None:
@@ -230,10 +238,25 @@ def announce(config: TrainConfig, data: RunData, group: ProcessGroup) -> None:
         f"{'until its budget is used' if steps is None else f'{steps} steps'})",
         file=sys.stderr,
     )
-    for line in data.train.describe():
+    for line in (*sides_lines(config, data), *data.train.describe()):
         print(f"  {line}", file=sys.stderr)
     shown = show_sample(config, data, color=sys.stderr.isatty()).splitlines()
     print("\n".join(shown[:SAMPLE_LINES] + (["…"] if len(shown) > SAMPLE_LINES else [])), file=sys.stderr)
+
+
+def sides_lines(config: TrainConfig, data: RunData) -> list[str]:
+    """Where the held-out side comes from, and every dialogue that was left out of training."""
+    report = data.sides.report
+    held_out = f"{len(data.sides.valid)} dialogues held out ({report['valid_from']})"
+    lines = [held_out if data.sides.valid else "no dialogue is held out: no perplexity will be measured"]
+    lines += [
+        f"{count} dialogues of side {side} are not trained on" for side, count in report.get("left_out", {}).items()
+    ]
+    if report.get("beyond_max_dialogues"):
+        lines.append(f"{report['beyond_max_dialogues']} dialogues beyond data.max_dialogues left out")
+    if config.data.shuffle_responses:
+        lines.append("a control: responses come from other dialogues (data.shuffle_responses=true)")
+    return lines
 
 
 def show_sample(config: TrainConfig, data: RunData, color: bool) -> str:
