@@ -91,7 +91,8 @@ def _write_adapter(model: Any, weights: Mapping[str, Tensor], config: TrainConfi
     lost = {name for name, parameter in model.named_parameters() if parameter.requires_grad} - set(weights)
     if lost:
         raise TrainingError(f"{folder}: trained weights are missing: {', '.join(sorted(lost)[:5])}")
-    adapter = get_peft_model_state_dict(model, state_dict=dict(weights))
+    # an adapted lm_head is saved as its adapter: the base's own matrix stays with the base
+    adapter = get_peft_model_state_dict(model, state_dict=dict(weights), save_embedding_layers=False)
     adapter = {name: weight.contiguous() for name, weight in adapter.items()}
     moved = sum(weight.numel() for weight in weights.values())
     if sum(weight.numel() for weight in adapter.values()) != moved:
