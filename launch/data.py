@@ -67,5 +67,12 @@ def teacher(arguments: Sequence[str]) -> int:
         return 0
     from data_gen.teacher.serve import run_server
 
-    run_server(request.config.serve)
+    def tell(url: str) -> None:
+        print(
+            f"the offline teacher serves {url} until Ctrl-C; from another terminal:\n"
+            f"  extes generate teacher=http teacher.model=offline-teacher \\\n         teacher.base_url={url}",
+            flush=True,
+        )
+
+    run_server(request.config.serve, tell)
     return 0

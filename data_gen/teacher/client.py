@@ -318,6 +318,11 @@ class TeacherClient:
             return TeacherError(f"teacher.key_variable={config.key_variable}: {have} (HTTP {status}: {reason})")
         if status == 404:
             known = await self.models()
+            if not known and not self.base_url.rstrip("/").endswith("/v1"):
+                return TeacherError(
+                    f"teacher.base_url={self.base_url}: nothing is served there (HTTP 404); most endpoints want /v1 "
+                    f"at its end: {self.base_url.rstrip('/')}/v1"
+                )
             serves = f"; it serves {', '.join(known[:10])}{did_you_mean(config.model, known)}" if known else ""
             return TeacherError(
                 f"teacher.model={config.model!r}: unknown to {self.base_url} (HTTP 404: {reason}){serves}"

@@ -84,7 +84,8 @@ async def _serve(config: ServeConfig, on_ready: Callable[[str], None] | None, pa
             await site.start()
         except OSError as error:
             raise TeacherError(
-                f"serve.port={config.port}: {config.host}:{config.port} cannot be used: {error}"
+                f"serve.port={config.port}: {config.host}:{config.port} cannot be used ({os.strerror(error.errno or 0)}); "
+                "choose another serve.port, or 0 for a free one"
             ) from error
         port = runner.addresses[0][1]
         host = f"[{config.host}]" if ":" in config.host else config.host

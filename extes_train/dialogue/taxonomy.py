@@ -86,7 +86,7 @@ def shelf_hint(word: str, taxonomy: Taxonomy) -> str:
     for name in BUILT_IN:
         other = load_taxonomy(name)
         if name != taxonomy.name and (word in other.strategies or word in other.scenarios):
-            return f" (it belongs to taxonomy {name}: data.taxonomy={name})"
+            return f" (it belongs to taxonomy {name}: data.taxonomy={name}, for inpainting inpaint.taxonomy={name})"
     return ""
 
 

@@ -20,7 +20,7 @@ from data_gen.config import FaultsConfig, ServeConfig, TeacherConfig
 from data_gen.environment import child_environment
 from data_gen.teacher.client import TeacherClient
 from data_gen.teacher.offline.teacher import ABOUT, MODEL
-from data_gen.teacher.serve import background_server
+from data_gen.teacher.serve import background_server, run_server
 from extes_train.errors import BudgetReached, TeacherError
 
 
@@ -112,6 +112,12 @@ async def test_wrong_key_stops_at_once(monkeypatch: pytest.MonkeyPatch, capfd: p
     monkeypatch.setenv("MY_KEY", "right")
     async with serving(ServeConfig(api_key="SERVER_KEY")) as (url, _), TeacherClient(config, url) as client:
         assert (await client.complete(ask(1))).finish_reason == "stop"
+
+
+async def test_an_address_without_v1_is_told() -> None:
+    async with serving() as (url, _), TeacherClient(TeacherConfig(), url.removesuffix("/v1")) as client:
+        with pytest.raises(TeacherError, match=rf"nothing is served there \(HTTP 404\); .*{url}$"):
+            await client.complete(ask(1))
 
 
 async def test_unknown_model_names_the_known_ones() -> None:
@@ -247,3 +253,10 @@ def test_budget_of_a_resumed_run_starts_where_it_was() -> None:
     budget.admit()
     with pytest.raises(BudgetReached, match=r"teacher\.max_requests=10"):
         budget.admit()
+
+
+def test_a_port_that_is_taken_says_what_to_do() -> None:
+    with background_server() as url:
+        port = int(url.split(":")[2].split("/")[0])
+        with pytest.raises(TeacherError, match=rf"serve.port={port}: .*Address already in use.*; choose another"):
+            run_server(ServeConfig(port=port))
