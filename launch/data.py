@@ -69,7 +69,7 @@ def teacher(arguments: Sequence[str]) -> int:
 
     def tell(url: str) -> None:
         print(
-            f"the offline teacher serves {url} until Ctrl-C; from another terminal:\n"
+            f"serving {url} until Ctrl-C; from another terminal:\n"
             f"  extes generate teacher=http teacher.model=offline-teacher \\\n         teacher.base_url={url}",
             flush=True,
         )

@@ -83,8 +83,9 @@ async def _serve(config: ServeConfig, on_ready: Callable[[str], None] | None, pa
         try:
             await site.start()
         except OSError as error:
+            reason = os.strerror(error.errno or 0)
             raise TeacherError(
-                f"serve.port={config.port}: {config.host}:{config.port} cannot be used ({os.strerror(error.errno or 0)}); "
+                f"serve.port={config.port}: {config.host}:{config.port} cannot be used ({reason}); "
                 "choose another serve.port, or 0 for a free one"
             ) from error
         port = runner.addresses[0][1]
