@@ -110,7 +110,7 @@ def test_esconv_has_the_references_settings() -> None:
 
 
 def test_precedence_command_over_experiment_over_group() -> None:
-    assert compose_root("experiment=quickstart").optim.lr == 0.002
+    assert compose_root("experiment=quickstart").optim.lr == 0.0015
     assert compose_root("experiment=quickstart", "optim.lr=0.5").optim.lr == 0.5
     assert compose_root("experiment=quickstart", "launcher.processes=1").launcher.processes == 1  # type: ignore[attr-defined]
     assert compose_root("zero=zero3", "experiment=quickstart").zero.stage == 3
