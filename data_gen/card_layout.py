@@ -33,7 +33,13 @@ def hugging_face_header(out: Path, sides: list[str], card: dict[str, Any]) -> st
 
 
 def _turn_features() -> list[dict[str, Any]]:
-    alternative = [{"name": "text", "dtype": "string"}, {"name": "strategy", "dtype": "string"}]
+    provenance = [{"name": name, "dtype": "string"} for name in ("source", "teacher", "prompt_sha256", "context")]
+    provenance += [{"name": "seed", "dtype": "int64"}, {"name": "probability", "dtype": "float64"}]
+    alternative: list[dict[str, Any]] = [
+        {"name": "text", "dtype": "string"},
+        {"name": "strategy", "dtype": "string"},
+        {"name": "provenance", "struct": provenance},
+    ]
     return [
         {"name": "speaker", "dtype": "string"},
         {"name": "text", "dtype": "string"},

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from extes_train.dialogue.files import read_json
+from extes_train.environment import wandb_key_present
 from extes_train.errors import EXIT_INTERNAL, EXIT_OK, UserError
 from launch.run_state import (
     RunStatus,
@@ -61,8 +62,10 @@ def logs(arguments: Sequence[str]) -> int:
             shown = True
     if not shown:
         job = read_slurm_job(run)
-        waiting = f"; job {job['job_id']} is {job_state(job['job_id'])}" if job else ""
-        print(f"{run}: no output yet{waiting}", file=sys.stderr)
+        why = f"; job {job['job_id']} is {job_state(job['job_id'])}" if job else " in files"
+        if not job and (run / "config.yaml").is_file():
+            why = "; what runs on this machine prints to its terminal. Its steps are in metrics.jsonl"
+        print(f"{run}: no output{why}", file=sys.stderr)
     return EXIT_OK
 
 
@@ -93,11 +96,14 @@ def sync(arguments: Sequence[str]) -> int:
     if not waiting:
         print(f"{root}: {'all offline records are sent' if found else 'no offline wandb records'}")
         return EXIT_OK
-    code = EXIT_OK
-    for path in waiting:
-        if subprocess.call([sys.executable, "-m", "wandb", "sync", "--append", str(path)]) != 0:
-            code = EXIT_INTERNAL
-    return code
+    if not wandb_key_present():
+        raise UserError("extes sync: no key for wandb; set WANDB_API_KEY, or run `wandb login` once")
+    for done, path in enumerate(waiting):
+        # a run that was resumed has several records; the server joins them by its id
+        if subprocess.call([sys.executable, "-m", "wandb", "sync", str(path)]) != 0:
+            print(f"extes sync: {path}: not sent (above); {len(waiting) - done} to go", file=sys.stderr)
+            return EXIT_INTERNAL
+    return EXIT_OK
 
 
 def _words(

@@ -62,6 +62,16 @@ def test_ids_and_turns_are_kept(source: Path, reference: InpaintResult) -> None:
     assert alternative.provenance["source"] == "inpainted" and len(alternative.provenance["prompt_sha256"]) == 64
 
 
+def test_datasets_loads_the_folder(reference: InpaintResult, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    datasets.disable_progress_bars()
+    loaded = datasets.load_dataset(str(reference.out), cache_dir=str(tmp_path))
+    first = read_dialogues(reference.out / "train.jsonl", EXTES)[0]
+    turn = next(i for i, turn in enumerate(first.turns) if turn.alternatives)
+    theirs, ours = loaded["train"][0]["turns"][turn]["alternatives"][0], first.turns[turn].alternatives[0]
+    assert (theirs["text"], theirs["provenance"]["seed"]) == (ours.text, ours.provenance["seed"])
+
+
 def test_alternatives_differ(reference: InpaintResult) -> None:
     for dialogue in read_dialogues(reference.out / "dialogues.jsonl"):
         for turn in dialogue.turns:

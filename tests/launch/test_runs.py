@@ -93,6 +93,7 @@ def test_sync_sends_what_was_not_sent(
 ) -> None:
     called: list[list[str]] = []
     monkeypatch.setattr("subprocess.call", lambda words: called.append(words) or 0)
+    monkeypatch.setattr(runs, "wandb_key_present", lambda: True)
     assert runs.sync([str(outputs)]) == 0
     assert "no offline wandb records" in capsys.readouterr().out
     for name, sent in (("one", False), ("two", True)):
@@ -103,3 +104,9 @@ def test_sync_sends_what_was_not_sent(
             (folder / f"run-{name}.wandb.synced").touch()
     assert runs.sync([str(outputs)]) == 0
     assert [words[-1] for words in called] == [str(outputs / "finished" / "wandb" / "offline-run-one")]
+    options = [word for word in called[0] if word.startswith("--")]
+    wandb_help = subprocess.run([sys.executable, "-m", "wandb", "sync", "--help"], capture_output=True, text=True)
+    assert wandb_help.returncode == 0 and all(option in wandb_help.stdout for option in options)
+    monkeypatch.setattr(runs, "wandb_key_present", lambda: False)
+    with pytest.raises(UserError, match="set WANDB_API_KEY"):
+        runs.sync([str(outputs)])
