@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from extes_train.errors import UserError
+from extes_train.errors import ConfigError, UserError
 from extes_train.overrides import normalise, override
 from launch.config import SCHEMAS, RootConfig
 
@@ -54,7 +54,10 @@ def read_request(verb: str, arguments: Sequence[str]) -> Request | None:
             raise UserError(
                 f"extes {verb} {word}: no such option; keys are written key=value, `extes {verb} --help` lists them"
             )
-    request = compose_request(words)
+    try:
+        request = compose_request(words)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("extes VERB", f"extes {verb}")) from error
     if show:
         print_config(verb, request.config)
         return None

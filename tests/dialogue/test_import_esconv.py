@@ -127,7 +127,7 @@ def test_files_that_are_something_else(tmp_path):
         import_dialogues("esconv", path)
     path.write_text('[{"a": 1}]')
     with pytest.raises(
-        DataError, match=r"no dialogue of format esconv in it\n(.|\n)*record 0: dialog: expected a list"
+        DataError, match=r"no dialogue of format esconv in it \(formats: .*\)\n(.|\n)*record 0: dialog: expected a list"
     ):
         import_dialogues("esconv", path)
     with pytest.raises(DataError, match=r'import format "esconf": .*did you mean "esconv"'):

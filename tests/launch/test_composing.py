@@ -97,6 +97,7 @@ def test_cfg_job_prints_what_the_verb_reads(here: Path, capsys: pytest.CaptureFi
         (["--cfg"], "the only thing to show"),
         (["--lr=3"], "extes train --lr=3: no such option; keys are written key=value"),
         (["data.jsonl"], "data.jsonl: needs a value"),
+        (["foo=1"], r"foo: no such key; `extes train --help` lists"),
         (["optim.lrr=3"], 'did you mean "optim.lr"'),
     ],
 )

@@ -66,3 +66,10 @@ def test_a_place_that_cannot_be_written_is_one_line(messages: Path, tmp_path: Pa
     for place in (tmp_path, messages / "below"):
         assert main(["import", "messages", str(messages), "-o", str(place)]) == EXIT_USER
         assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_file_of_another_layout_names_the_layouts(messages: Path, tmp_path: Path, capsys) -> None:
+    assert main(["import", "sharegpt", str(messages), "-o", str(tmp_path / "o.jsonl")]) == EXIT_USER
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].endswith("no dialogue of format sharegpt in it (formats: esconv, extes, messages, sharegpt)")
+    assert len(told) == 4 and all("refused: " in line for line in told[1:])

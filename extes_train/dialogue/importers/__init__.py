@@ -33,6 +33,9 @@ def import_dialogues(format: str, path: Path | str) -> tuple[list[Dialogue], Sum
     read = import_module(f"extes_train.dialogue.importers.{format}").import_file
     dialogues, summary = read(Path(path))
     if not dialogues:
-        reasons = "".join(f"\n  {name}" for name in list(summary)[:5])
-        raise DataError(f"{path}: no dialogue of format {format} in it{reasons}")
+        refused = [name for name in summary if name.startswith("refused")]
+        reasons = "".join(f"\n  {name}" for name in refused[:3])
+        if len(refused) > 3:
+            reasons += f"\n  … ({len(refused) - 3} more)"
+        raise DataError(f"{path}: no dialogue of format {format} in it (formats: {', '.join(FORMATS)}){reasons}")
     return dialogues, summary
