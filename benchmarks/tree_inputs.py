@@ -28,7 +28,7 @@ LLAMA_VOCABULARY = "25M-llama-vocabulary"
 
 
 def read_dialogues(count: int | None, num_alternatives: int, seed: int = 0) -> tuple[list[Any], str]:
-    """The first `count` dialogues with `num_alternatives` borrowed responses at each supporter turn, and their source."""
+    """The first `count` dialogues, `num_alternatives` borrowed responses at each supporter turn, and their source."""
     from extes_train.dialogue.schema import Alternative
 
     dialogues, source = _real_or_shipped()

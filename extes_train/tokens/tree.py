@@ -150,6 +150,14 @@ def _targets(pairs: Sequence[tuple[Response, float]], starts: Sequence[int]) -> 
     return target_Q.astype(np.int32), weight_Q.astype(np.float32), response_Q.astype(np.int32), end_Q
 
 
+def flat_pairs(window: Window) -> int:
+    """Visible (query, key) pairs of the multi_turn flat samples of `window`."""
+    lengths = [r.attach + len(r.ids) for r in window.responses if r.alternative >= 0]
+    if any(r.alternative < 0 for r in window.responses):
+        lengths.append(len(window.trunk))
+    return sum(n * (n + 1) // 2 for n in lengths)
+
+
 def split_tree(tree: TokenTree, tokens_per_row: int) -> list[TokenTree]:
     """Trees of at most `tokens_per_row` tokens with together the targets of `tree`, each exactly once.
 

@@ -98,6 +98,7 @@ def build_training_engine(config: TrainConfig, group: ProcessGroup) -> tuple[Eng
     """The engine around the tuned model, and its numbers of parameters. The same seed on every rank builds it."""
     from extes_train.engine.engine import build_engine
     from extes_train.model.attention import use_attention
+    from extes_train.model.compiling import compile_layers
     from extes_train.model.loading import load_model
     from extes_train.model.tuning import apply_tuning, quantization_config, trainable_parameters
 
@@ -113,6 +114,8 @@ def build_training_engine(config: TrainConfig, group: ProcessGroup) -> tuple[Eng
     use_attention(model, config.model.attention, group.device)
     trainable = sum(p.numel() for p in trainable_parameters(model))
     total = sum(p.numel() for p in model.parameters())
+    if config.model.compile:
+        compile_layers(model, config.zero.stage)
     engine = build_engine(model, config, group)
     # from here on the ranks draw differently: dropout must not be the same on all of them
     seed_everything(config.seed * 1_000_003 + group.rank)

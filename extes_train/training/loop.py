@@ -45,6 +45,8 @@ class Interval:
     tokens: int = 0
     flat_tokens: int = 0
     targets: int = 0
+    pairs: int = 0
+    flat_pairs: int = 0
     start: float = field(default_factory=time.monotonic)
 
     def add(self, share: Share, weighted_loss: torch.Tensor, weight: float) -> None:
@@ -54,6 +56,8 @@ class Interval:
         self.tokens += share.tokens
         self.flat_tokens += share.flat_tokens
         self.targets += share.targets
+        self.pairs += share.pairs
+        self.flat_pairs += share.flat_pairs
 
 
 @dataclass
@@ -165,6 +169,7 @@ def metrics_line(interval: Interval, spent: Spent, lr: float, grad_norm: Any, gr
         "step": spent.step, "loss": loss / interval.weight, "lr": lr, "grad_norm": float(grad_norm),
         "tokens": interval.tokens, "targets": interval.targets, "weight": interval.weight, "seconds": seconds,
         "tokens_per_s": interval.tokens / seconds, "memory_bytes": int(memory), "flat_tokens": interval.flat_tokens,
+        "pairs": interval.pairs, "flat_pairs": interval.flat_pairs,
     }  # fmt: skip
 
 

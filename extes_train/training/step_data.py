@@ -17,6 +17,7 @@ import torch
 from extes_train.model.batch import RowBatch, row_batch_from_arrays
 from extes_train.tokens.dataset import TokenDataset
 from extes_train.tokens.rows import deal_rows, pack_rows
+from extes_train.tokens.tree import flat_pairs
 from extes_train.training.step_plan import StepPlan
 
 STEPS_AHEAD = 2
@@ -33,6 +34,8 @@ class Share:
     computed_tokens: int  # with the filling of empty rows
     flat_tokens: int
     targets: int
+    pairs: int  # visible (query, key) pairs, of attention's cost
+    flat_pairs: int
     dialogues: int
 
 
@@ -72,6 +75,8 @@ class StepSource:
             computed_tokens=sum(len(row.ids_T) for share in dealt for row in share),
             flat_tokens=sum(self.dataset.flat_tokens(window) for window in windows),
             targets=sum(row.num_targets for row in rows),
+            pairs=sum(row.attention_pairs for row in rows),
+            flat_pairs=sum(flat_pairs(self.dataset.windows[window]) for window in windows),
             dialogues=len(windows),
         )
 

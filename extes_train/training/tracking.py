@@ -11,6 +11,10 @@ A line of metrics.jsonl tells of the steps since the line before (one step with 
     seconds         wall-clock time of these steps
     tokens_per_s    tokens / seconds
     memory_bytes    peak memory so far, maximum over ranks
+    pairs, flat_pairs   visible (query, key) pairs of the rows, and of the flat layout
+    tflops_per_s    what these steps needed (extes_train/model/flops.py), all ranks together
+    flat_tflops_per_s   the same for the flat layout's tokens: what it would have had to compute in this time
+    mfu             tflops_per_s / peak of all devices, where the peak is known
 """
 
 from __future__ import annotations

@@ -18,7 +18,10 @@ from extes_train.errors import Interrupted, Requeue, RunDirError, TrainingError,
 from extes_train.train import main
 from extes_train.training import loop, step_data
 
-KEYS = "step loss lr grad_norm tokens targets weight seconds tokens_per_s memory_bytes flat_tokens"
+KEYS = (
+    "step loss lr grad_norm tokens targets weight seconds tokens_per_s memory_bytes flat_tokens pairs flat_pairs "
+    "tflops_per_s flat_tflops_per_s"
+)
 
 
 @pytest.fixture(scope="module")
