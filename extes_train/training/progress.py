@@ -7,6 +7,8 @@ import time
 from typing import Any
 
 LINE_EVERY_S = 10.0  # between plain lines
+# room for the detail within 80 columns, which is what one looks for
+BAR = "{desc} {percentage:3.0f}% |{bar:8}| {n_fmt}/{total_fmt} {remaining} left{postfix}"
 
 
 class Progress:
@@ -20,7 +22,10 @@ class Progress:
         if enabled and sys.stderr.isatty():
             from tqdm import tqdm
 
-            self.bar = tqdm(total=total, initial=start, desc=description, unit=unit, dynamic_ncols=True)
+            shape = BAR if total is not None else None
+            self.bar = tqdm(
+                total=total, initial=start, desc=description, unit=unit, dynamic_ncols=True, bar_format=shape
+            )
 
     def update(self, detail: str = "", count: int = 1) -> None:
         """Go `count` on; `detail` is shown beside the bar."""

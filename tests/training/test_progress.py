@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +24,22 @@ def test_the_last_line_is_not_said_twice(capfd: pytest.CaptureFixture[str]) -> N
         progress.update()
     progress.close()
     assert capfd.readouterr().err.splitlines() == ["score: step 1/3", "score: step 3/3"]
+
+
+def test_a_bar_leaves_room_for_what_it_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "80")
+    progress = Progress("train", 500, start=38)
+    progress.update("loss 2.5617 lr 9.86e-04 2299 tokens/s")
+    progress.bar.refresh()
+    progress.close()
+    shown = [line.rstrip() for line in terminal.getvalue().replace("\r", "\n").splitlines()]
+    assert max(map(len, shown)) <= 80 and any(line.endswith("tokens/s") and "39/500" in line for line in shown)
 
 
 def test_dialogues_that_are_not_trained_on_are_counted() -> None:
