@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from extes_train.dialogue.files import read_json
-from extes_train.errors import LaunchError
+from extes_train.errors import EXIT_INTERRUPTED, EXIT_OK, EXIT_REQUEUE, LaunchError
 from launch.environment import slurm_conf_present
 
 SKIPPED = {"checkpoints", "model", "evaluation", "slurm", "logs", "wandb", "code", "base", "generated", "inpainted"}
@@ -121,7 +121,8 @@ def file_state(run: Path) -> str:
         return "finished"
     if (run / "requeue").exists():
         return "requeue"
-    if any(record["code"] not in (0, 75) for record in exit_records(run)):
+    codes = [record["code"] for record in exit_records(run)]
+    if any(code not in (EXIT_OK, EXIT_REQUEUE, EXIT_INTERRUPTED) for code in codes):
         return "failed"
     metrics = run / "metrics.jsonl"
     if processes_of(run):

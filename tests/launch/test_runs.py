@@ -32,6 +32,12 @@ def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def test_an_interrupted_run_has_not_failed(outputs: Path) -> None:
+    record = {"rank": 0, "code": 130, "traceback": "stopped by SIGINT at step 5", "time": 1.0}
+    (outputs / "stopped" / "logs" / "exit" / "rank-0.json").write_text(json.dumps(record))
+    assert run_state.file_state(outputs / "stopped") == "stopped"
+
+
 def test_status_tells_state_step_loss_and_the_last_error(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert runs.status([str(outputs)]) == 0
     rows = capsys.readouterr().out.splitlines()
