@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_gen.filters.text import TextView
+from data_gen.filters.text import TextView, sorted_unique
 
 PERMUTATIONS = 125
 RECALL = 0.985  # at the threshold
@@ -24,7 +24,7 @@ Shingles = NDArray[np.uint32]
 
 def shingle_hashes(view: TextView) -> Shingles:
     """The word 3-shingles of all texts of `view`, as sorted unique 32-bit hashes."""
-    return np.unique((view.trigrams() >> np.uint64(32)).astype(np.uint32))
+    return sorted_unique((view.shingles() >> np.uint64(32)).astype(np.uint32))
 
 
 def jaccard(a: Shingles, b: Shingles) -> float:
@@ -53,14 +53,14 @@ class NearDuplicates:
         from datasketch import MinHash, MinHashLSH
 
         self.threshold = threshold
-        bands, rows = bands_for(threshold)
-        self._lsh = MinHashLSH(num_perm=PERMUTATIONS, params=(bands, rows), hashfunc=zlib.crc32)
-        self._lsh.hashtables = [_Buckets() for _ in range(bands)]
-        self._lsh.keys = _NoKeys()
-        self._minhash = MinHash(num_perm=PERMUTATIONS, hashfunc=int)
-        self._signatures = np.zeros((1024, PERMUTATIONS), self._minhash.hashvalues.dtype)
+        self._bands, self._rows = bands_for(threshold)
+        self._lsh = MinHashLSH(num_perm=PERMUTATIONS, params=(self._bands, self._rows), hashfunc=zlib.crc32)
+        self._lsh.hashtables = [_Buckets() for _ in range(self._bands)]
+        self._factors, self._terms = MinHash(num_perm=PERMUTATIONS, hashfunc=int).permutations
+        self._signatures = np.zeros((1024, PERMUTATIONS), np.uint32)
         self._shingles: list[Shingles] = []
         self._keys: list[str] = []
+        self._last: tuple[Shingles, NDArray[np.uint32], list[int]] | None = None
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -69,11 +69,14 @@ class NearDuplicates:
         """The key of the most similar kept dialogue and its Jaccard, if that reaches the threshold."""
         if len(shingles) == 0:
             return None
-        self._hash(shingles)
-        candidates = np.sort(np.array(self._lsh.query(self._minhash), dtype=np.int64))
-        if len(candidates) == 0:
+        signature, bands = self._sketch(shingles)
+        found: set[int] = set()
+        for table, band in zip(self._lsh.hashtables, bands):
+            found.update(table.get(band))
+        if not found:
             return None
-        estimate = (self._signatures[candidates] == self._minhash.hashvalues).mean(axis=1)
+        candidates = np.array(sorted(found))
+        estimate = (self._signatures[candidates] == signature).mean(axis=1)
         best: tuple[str, float] | None = None
         for i in candidates[estimate >= self.threshold - SLACK].tolist():
             similarity = jaccard(shingles, self._shingles[i])
@@ -83,17 +86,40 @@ class NearDuplicates:
 
     def add(self, key: str, shingles: Shingles) -> None:
         """Keep a dialogue."""
-        self._hash(shingles)
-        self._lsh.insert(len(self._keys), self._minhash, check_duplication=False)
-        if len(self._keys) == len(self._signatures):
+        signature, bands = self._sketch(shingles)
+        position = len(self._keys)
+        for table, band in zip(self._lsh.hashtables, bands):
+            table.insert(band, position)
+        if position == len(self._signatures):
             self._signatures = np.concatenate([self._signatures, np.zeros_like(self._signatures)])
-        self._signatures[len(self._keys)] = self._minhash.hashvalues
+        self._signatures[position] = signature
         self._keys.append(key)
         self._shingles.append(shingles)
 
-    def _hash(self, shingles: Shingles) -> None:
-        self._minhash.clear()
-        self._minhash.update_batch(shingles.tolist())
+    def _sketch(self, shingles: Shingles) -> tuple[NDArray[np.uint32], list[int]]:
+        """The MinHash signature (as `MinHash.update_batch` computes it) and a hash of each of its bands.
+
+        What is added was searched for just before, so the last answer is kept.
+        """
+        if self._last is not None and self._last[0] is shingles:
+            return self._last[1:]
+        permuted = _mixed(shingles)[:, None] * self._factors
+        permuted += self._terms
+        signature = permuted.min(axis=0, initial=np.uint32(0xFFFFFFFF))
+        data, width = signature.tobytes(), 4 * self._rows
+        bands = [zlib.crc32(data[i * width : (i + 1) * width]) for i in range(self._bands)]
+        self._last = (shingles, signature, bands)
+        return signature, bands
+
+
+def _mixed(values: Shingles) -> Shingles:
+    """MurmurHash3's finalizer, which datasketch applies before its permutations."""
+    h = values ^ (values >> np.uint32(16))
+    h *= np.uint32(0x85EBCA6B)
+    h ^= h >> np.uint32(13)
+    h *= np.uint32(0xC2B2AE35)
+    h ^= h >> np.uint32(16)
+    return h
 
 
 class _Buckets:
@@ -106,20 +132,12 @@ class _Buckets:
         found = self._table.get(key, ())
         return (found,) if isinstance(found, int) else found
 
-    def insert(self, key: Any, *values: int, **_: Any) -> None:
-        for value in values:
-            found = self._table.setdefault(key, value)
-            if isinstance(found, list):
-                found.append(value)
-            elif found is not value:
-                self._table[key] = [found, value]
-
-
-class _NoKeys:
-    """datasketch's list of keys, which only removal needs."""
-
-    def insert(self, key: Any, *values: Any, **_: Any) -> None:
-        pass
+    def insert(self, key: Any, value: int) -> None:
+        found = self._table.setdefault(key, value)
+        if isinstance(found, list):
+            found.append(value)
+        elif found is not value:
+            self._table[key] = [found, value]
 
 
 class Novelty:
@@ -137,5 +155,8 @@ class Novelty:
         slot = shingles & np.uint32(self.BITS - 1)
         index, bit = slot >> np.uint32(3), np.uint8(1) << (slot & np.uint32(7)).astype(np.uint8)
         new = int(np.count_nonzero((self._seen[index] & bit) == 0))
-        np.bitwise_or.at(self._seen, index, bit)
+        while len(index):  # each pass sets one of the bits that share a byte
+            self._seen[index] |= bit
+            left = (self._seen[index] & bit) == 0
+            index, bit = index[left], bit[left]
         return new / len(shingles)

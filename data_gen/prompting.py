@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from json.encoder import encode_basestring
 from pathlib import Path
 from string import Template
 
@@ -151,16 +152,17 @@ def prompt_sha256(messages: Messages) -> str:
 
 def make_exemplar(dialogue: Dialogue) -> Exemplar:
     """`dialogue` as prompts show it: scenario, situation and turns as JSON on one line."""
+    quoted = encode_basestring  # json.dumps(…, ensure_ascii=False) by hand: this runs for every accepted dialogue
     turns = []
     for turn in dialogue.turns:
-        shown: dict[str, object] = {"speaker": turn.speaker, "text": turn.text}
+        shown = f'{{"speaker": {quoted(turn.speaker)}, "text": {quoted(turn.text)}'
         if turn.strategy is not None:
-            shown["strategy"] = turn.strategy
+            shown += f', "strategy": {quoted(turn.strategy)}'
         if turn.tags:
-            shown["tags"] = list(turn.tags)
-        turns.append(shown)
-    value = {"scenario": dialogue.scenario, "situation": dialogue.situation, "turns": turns}
-    return Exemplar(dialogue.id, json.dumps(value, ensure_ascii=False))
+            shown += f', "tags": [{", ".join(map(quoted, turn.tags))}]'
+        turns.append(shown + "}")
+    head = f'{{"scenario": {quoted(dialogue.scenario)}, "situation": {quoted(dialogue.situation)}'
+    return Exemplar(dialogue.id, f'{head}, "turns": [{", ".join(turns)}]}}')
 
 
 def _history(dialogue: Dialogue, start: int, stop: int, numbered: bool = False) -> str:

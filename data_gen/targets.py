@@ -61,14 +61,10 @@ def most_wanted(
     shares: Mapping[str, float], counts: Mapping[str, int], total: float, rng: random.Random, excluded: frozenset[str]
 ) -> str:
     """The key that lacks most against `shares` of `total`, `excluded` ones left out; chance decides between equals."""
-    best, best_key = float("-inf"), ""
-    for key, share in shares.items():
-        if key in excluded:
-            continue
-        lacking = share * total - counts.get(key, 0) + rng.random() * 1e-6
-        if lacking > best:
-            best, best_key = lacking, key
-    return best_key
+    chance, have = rng.random, counts.get
+    keys = [key for key in shares if key not in excluded] if excluded else list(shares)
+    lacking = [shares[key] * total - have(key, 0) + chance() * 1e-6 for key in keys]
+    return keys[lacking.index(max(lacking))] if keys else ""
 
 
 def lacking_strategies(counts: Counter[str], taxonomy: Taxonomy, number: int, rng: random.Random) -> list[str]:
@@ -78,10 +74,8 @@ def lacking_strategies(counts: Counter[str], taxonomy: Taxonomy, number: int, rn
     share = total / max(len(strategies), 1)
     noise = 0.25 * share + 1
 
-    def key(strategy: str) -> float:
-        return counts.get(strategy, 0) + rng.random() * noise
-
-    wanted = sorted(strategies, key=key)[:number]
+    keys = {strategy: counts.get(strategy, 0) + rng.random() * noise for strategy in strategies}
+    wanted = sorted(keys, key=keys.__getitem__)[:number]
     rng.shuffle(wanted)
     return wanted
 

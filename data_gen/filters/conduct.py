@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from data_gen.filters.text import TextView, word_set
+from data_gen.filters.text import TextView, word_list
 
 _CONDITION = (
     r"(?:(?:clinical|major|severe|bipolar|manic|postpartum|postnatal|generali[sz]ed|social|complex|borderline|"
@@ -26,10 +26,10 @@ _HUMAN = (
     r"counsell?or)"
 )
 
-# rule -> (words of which one must be there, pattern)
-_RULES: dict[str, tuple[frozenset[str], re.Pattern[str]]] = {
+# rule -> (list of words of which one must be there, pattern)
+_RULES: dict[str, tuple[int, re.Pattern[str]]] = {
     "diagnosis": (
-        word_set(
+        word_list(
             "depression bipolar ptsd cptsd ocd adhd autism schizophrenia psychosis disorder anorexia bulimia dementia "
             "diagnose diagnosis diagnosing burnout"
         ),
@@ -48,7 +48,7 @@ _RULES: dict[str, tuple[frozenset[str], re.Pattern[str]]] = {
         ),
     ),
     "dosing": (
-        word_set(
+        word_list(
             "mg milligram milligrams mcg ml dose doses dosage medication medicine meds pill pills tablet tablets "
             "antidepressants antidepressant sertraline fluoxetine prozac zoloft xanax lithium valium diazepam "
             "lorazepam citalopram escitalopram quetiapine insulin methadone ibuprofen paracetamol melatonin zopiclone "
@@ -64,7 +64,7 @@ _RULES: dict[str, tuple[frozenset[str], re.Pattern[str]]] = {
         ),
     ),
     "secrecy": (
-        word_set("secret secrets tell anyone anybody soul between confidential"),
+        word_list("secret secrets tell anyone anybody soul between confidential"),
         re.compile(
             r"\bi(?:'ll| will| promise(?: to)?| swear(?: to)?) (?:always )?(?:keep|guard) [^.?!]{0,40}secret|"
             r"\b(?:your secret|this)(?:'s| is) safe with me|"
@@ -75,7 +75,7 @@ _RULES: dict[str, tuple[frozenset[str], re.Pattern[str]]] = {
         ),
     ),
     "human": (
-        word_set(
+        word_list(
             "human person licensed licenced therapist psychologist psychiatrist doctor physician nurse counsellor "
             "counselor age kid teenager husband wife"
         ),

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 
-from data_gen.filters.text import TextView, word_set
+from data_gen.filters.text import TextView, word_list
 
-_TRIGGERS = word_set(
+_TRIGGERS = word_list(
     "suicide suicidal suicidality suicides unalive kill killing killed strangle choke life die dead all exist existing "
     "disappear wake live alive living anymore more off self-harm self harm harming hurting cut cutting burn burning "
     "burned overdose overdosed overdosing pills tablets hang hanging hanged hung shoot shot drown jump jumped jumping "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from data_gen.filters.text import TextView
+from data_gen.filters.text import TextView, word_list
 from extes_train.errors import ConfigError, did_you_mean
 
 # function words that are frequent in one of these languages
@@ -31,6 +31,7 @@ _FUNCTION_WORDS = {
     "tr": "bir ve bu ben çok de da ne için ama o daha var mi gibi sen her kadar şey değil en bana benim ya nasıl "
     "zaman sonra biraz artık hiç",
 }
+_LISTS = {language: word_list(text) for language, text in _FUNCTION_WORDS.items()}
 _SCRIPTS = {
     "zh": "一-鿿",
     "ja": "぀-ヿ一-鿿",
@@ -50,11 +51,6 @@ MIN_SCRIPT_SHARE = 0.8  # of the letters
 MIN_WORDS = 12  # shorter texts are judged by script alone
 MIN_SHARE = 0.15  # function words among all words
 MARGIN = 0.03  # by which another language must lead
-
-
-@lru_cache(maxsize=16)
-def _vocabulary(language: str) -> frozenset[str]:
-    return frozenset(_FUNCTION_WORDS[language].split())
 
 
 @lru_cache(maxsize=16)
@@ -92,5 +88,4 @@ def foreign(text: str, view: TextView, language: str) -> str | None:
 
 
 def _share(view: TextView, language: str) -> float:
-    vocabulary = _vocabulary(language)
-    return sum(map(vocabulary.__contains__, view.flat)) / max(len(view.flat), 1)
+    return view.count(_LISTS[language]) / max(len(view.flat), 1)

@@ -30,7 +30,7 @@ def personal_data(text: str, method: str) -> str | None:
     """What personal data `text` seems to hold, as `kind`, or None. `method`: patterns | presidio | none."""
     if method == "none":
         return None
-    digits = len(_DIGIT.findall(text))
+    digits = _digits(text)
     for kind, pattern in _PATTERNS.items():
         if digits < _LEAST_DIGITS[kind] if kind in _LEAST_DIGITS else "@" not in text:
             continue
@@ -38,6 +38,12 @@ def personal_data(text: str, method: str) -> str | None:
             if _counts(kind, match.group(0)):
                 return kind
     return _by_presidio(text) if method == "presidio" else None
+
+
+def _digits(text: str) -> int:
+    if not text.isascii():
+        return len(_DIGIT.findall(text))
+    return len(text) - len(text.encode().translate(None, b"0123456789"))
 
 
 def _counts(kind: str, found: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_gen.filters.text import TextView
+from data_gen.filters.text import TextView, sorted_unique
 
 MIN_WORDS = 8  # shorter utterances may repeat themselves
 _SALT = np.uint64(0xD6E8FEB86659FD93)
@@ -16,18 +16,20 @@ def repetitive(view: TextView, limit: float) -> str | None:
     An utterance does if more than `limit` of its words lie in a 3-gram that it has said before; a dialogue does if an
     utterance of at least 8 words comes back word for word.
     """
-    keys = [tuple(found) for found in view.words if len(found) >= MIN_WORDS]
-    if len(set(keys)) < len(keys):
+    long = [" ".join(found) for found in view.words if len(found) >= MIN_WORDS]
+    if len(set(long)) < len(long):
         return "an utterance comes back word for word"
     if len(view.flat) < MIN_WORDS:
+        return None
+    if len(view.shingles()) == len(view.trigrams()):
         return None
     lengths = np.array(view.lengths)
     owner = np.repeat(np.arange(len(lengths)), lengths)
     inside = owner[:-2] == owner[2:]
     salted = (view.trigrams() + owner[:-2].astype(np.uint64) * _SALT)[inside]
-    _, first = np.unique(salted, return_index=True)
-    if len(first) == len(salted):
+    if len(sorted_unique(np.sort(salted))) == len(salted):
         return None
+    _, first = np.unique(salted, return_index=True)
     again = np.ones(len(salted), bool)
     again[first] = False
     covered = np.zeros(len(owner), bool)

@@ -8,12 +8,13 @@ Alternatives, tags and provenance are outside the id, so inpainting keeps it.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import unicodedata
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring
 from typing import Any
 
-from extes_train.dialogue.files import digest_of
 from extes_train.dialogue.taxonomy import Taxonomy, shelf_hint
 from extes_train.errors import DataError, did_you_mean
 
@@ -61,20 +62,17 @@ class Dialogue:
 
 def dialogue_id(scenario: str, situation: str, turns: list[Turn]) -> str:
     """The id of a dialogue with this content: 16 hex digits (formula at the top of the file)."""
-    nfc = unicodedata.normalize
-    content = {
-        "scenario": nfc("NFC", scenario),
-        "situation": nfc("NFC", situation),
-        "turns": [
-            {
-                "speaker": turn.speaker,
-                "text": nfc("NFC", turn.text),
-                "strategy": None if turn.strategy is None else nfc("NFC", turn.strategy),
-            }
-            for turn in turns
-        ],
-    }
-    return digest_of(content, 16)
+    shown = [
+        f'{{"speaker":{_quoted(turn.speaker)},"strategy":{_quoted(turn.strategy)},"text":{_quoted(turn.text)}}}'
+        for turn in turns
+    ]  # the canonical JSON (files.canonical_json), written by hand: this runs for every reply of a teacher
+    content = f'{{"scenario":{_quoted(scenario)},"situation":{_quoted(situation)},"turns":[{",".join(shown)}]}}'
+    return hashlib.sha256(content.encode("utf-8")).hexdigest()[:16]
+
+
+def _quoted(text: str | None) -> str:
+    """NFC of `text` as a JSON string; null for None."""
+    return "null" if text is None else encode_basestring(unicodedata.normalize("NFC", text))
 
 
 def make_dialogue(
