@@ -110,8 +110,8 @@ class Estimate:
     def describe(self) -> str:
         """One line, the largest part first."""
         parts = sorted(((value, name) for name, value in self.device.items() if value >= 10 * MIB), reverse=True)
-        text = f"{format_bytes(self.device_bytes)} per rank ("
-        text += ", ".join(f"{name} {format_bytes(value)}" for value, name in parts) + ")"
+        text = f"{format_bytes(self.device_bytes)} per rank"
+        text += " (" + ", ".join(f"{name} {format_bytes(value)}" for value, name in parts) + ")" if parts else ""
         return text + (f" and {format_bytes(self.host_bytes)} of main memory" if self.host_bytes else "")
 
 

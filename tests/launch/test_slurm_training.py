@@ -126,7 +126,7 @@ def test_a_run_survives_everything_and_ends_the_same(
         cluster.command("scontrol", "update", "nodename=node2", "state=down", "reason=test")
         time.sleep(1)
         cluster.start_node("node2")
-        cluster.command("scontrol", "update", "nodename=node2", "state=resume")
+        cluster.resume_node("node2")
 
     def time_runs_out() -> None:
         cluster.command("scontrol", "update", f"JobId={job}", "TimeLimit=1")

@@ -80,6 +80,17 @@ class SlurmCluster:
         self._kill(self.base / "run" / f"slurmd-{node}.pid", signal.SIGKILL)
         self._signal_processes({"SLURMD_NODENAME": node}, signal.SIGKILL)
 
+    def resume_node(self, node: str, timeout_s: float = 30.0) -> None:
+        """Bring a node that was marked down back, whether its slurmd's registration or this command is first."""
+        end = time.monotonic() + timeout_s
+        while time.monotonic() < end:
+            self.command("scontrol", "update", f"nodename={node}", "state=resume", check=False)
+            state = self.command("sinfo", "-h", "-n", node, "-o", "%T").split()
+            if state and not any(word in state[0] for word in ("down", "drain", "unknown", "*")):
+                return
+            time.sleep(0.5)
+        raise RuntimeError(f"{node} did not come back within {timeout_s:.0f} s: {state}")
+
     def signal_job(self, job: str, number: int, rank: int | None = None) -> None:
         """Send a signal to the workers of a job (of one rank), past Slurm."""
         wanted = {"SLURM_JOB_ID": job, **({"RANK": str(rank)} if rank is not None else {})}
