@@ -48,9 +48,10 @@ def run_arm(out: Path, arm: str, seed: int) -> dict[str, object]:
     """Train and score one arm; perplexities of base and tuned model beside the reference's."""
     run_dir = out / f"{arm}-{seed}"
     words = [
-        "experiment=esconv", f"tuning={arm}", f"seed={seed}", f"run_dir={run_dir}", f"data.train={out / 'train.jsonl'}",
-        f"data.valid={out / 'valid.jsonl'}", f"model.path={SHARED / 'models/stories260K'}", "evaluation.num_responses=0",
-        "tracker=none", "zero=zero0",
+        "experiment=esconv", f"tuning={arm}", f"seed={seed}", f"run_dir={run_dir}",
+        f"data.train={out / 'train.jsonl'}",
+        f"data.valid={out / 'valid.jsonl'}", f"model.path={SHARED / 'models/stories260K'}",
+        "evaluation.num_responses=0", "tracker=none", "zero=zero0",
     ]  # fmt: skip
     extes("train", *words)
     extes("evaluate", *words)

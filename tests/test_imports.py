@@ -159,7 +159,8 @@ def test_the_environment_is_read_in_one_file_a_package() -> None:
             continue
         nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
         # setting a variable for what a library will read is no reading
-        written = [node.value for node in nodes if isinstance(node, ast.Attribute) and node.attr in ("update", "pop", "setdefault")]
+        writers = ("update", "pop", "setdefault")
+        written = [node.value for node in nodes if isinstance(node, ast.Attribute) and node.attr in writers]
         for node in nodes:
             if (
                 isinstance(node, ast.Attribute)

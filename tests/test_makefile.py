@@ -15,7 +15,11 @@ def dry(root: Path, *targets: str) -> str:
     if shutil.which("make") is None:
         pytest.skip("needs make")
     done = subprocess.run(
-        ["make", "--no-print-directory", "-n", "VENV=/nowhere/venv", *targets], cwd=root, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "-n", "VENV=/nowhere/venv", *targets],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return done.stdout
 
@@ -56,7 +60,11 @@ def test_an_install_is_used_again(root: Path, tmp_path: Path) -> None:
     for stamp in (".core", ".dev"):
         (tmp_path / stamp).touch()
     done = subprocess.run(
-        ["make", "--no-print-directory", "-n", f"VENV={tmp_path}", "setup"], cwd=root, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "-n", f"VENV={tmp_path}", "setup"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "pip" not in done.stdout
 

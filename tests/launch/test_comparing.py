@@ -11,7 +11,8 @@ import pytest
 from launch.main import main
 
 SMALL = (
-    "experiment=quickstart", "launcher=local", "generate.num_dialogues=48", "generate.turns=10", "inpaint.num_alternatives=1",
+    "experiment=quickstart", "launcher=local", "generate.num_dialogues=48", "generate.turns=10",
+    "inpaint.num_alternatives=1",
     "pretrain.max_steps=4", "pretrain.dialogues_per_step=4", "pretrain.vocab_size=400", "optim.max_steps=2",
     "optim.dialogues_per_step=4", "evaluation.num_responses=3", "evaluation.max_new_tokens=4", "data.leak_check=false",
 )  # fmt: skip

@@ -73,5 +73,6 @@ def test_the_page_opens_in_a_browser(quickstart: Path, tmp_path: Path, width: in
         check=True, capture_output=True, timeout=120,
     )  # fmt: skip
     assert picture.stat().st_size > 20_000
-    dumped = subprocess.run([*common, "--dump-dom", page.as_uri()], check=True, capture_output=True, timeout=120, text=True)
+    command = [*common, "--dump-dom", page.as_uri()]
+    dumped = subprocess.run(command, check=True, capture_output=True, timeout=120, text=True)
     assert dumped.stdout.count("<svg") >= 2 and "full-dri" in dumped.stdout
