@@ -1,4 +1,6 @@
-"""Seed dialogues: written by hand, read from YAML or JSONL, dealt to sides before anything is generated.
+"""Seed dialogues, read from YAML or JSONL and dealt to sides before anything is generated.
+
+The shipped ones were written one by one for this project, from no template and no data set.
 
 A YAML file is a list of `{scenario, situation, turns: [{speaker, text, strategy?, tags?}]}`; a JSONL file has one such
 object (or a whole record of dialogues.jsonl) per line. Ids are computed from the content.
