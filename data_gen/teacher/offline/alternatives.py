@@ -8,9 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from data_gen.teacher.offline.bank import kin_of, load_bank, theme_for
-from data_gen.teacher.offline.compose import DEFAULT_STRATEGIES, Deck
+from data_gen.teacher.offline.compose import DEFAULT_STRATEGIES, REPLY, Deck
 from data_gen.teacher.offline.prompt import Ask
-from data_gen.teacher.offline.text import STOP_WORDS, clauses, content_words, told_back
+from data_gen.teacher.offline.text import STOP_WORDS, clauses, content_words, kind_of_turn, told_back
 
 _POSSESSED = re.compile(r"\b(my|our|this|the) ([a-z]{3,})(?: ([a-z]{3,}))?\b")
 _FEELINGS_LIST = """
@@ -49,6 +49,9 @@ def alternatives(ask: Ask, rng: random.Random) -> list[dict[str, Any]]:
         slots["strategy"] = strategy.replace("-", " ").replace("_", " ")
         kin = kin_of(strategy, ask.strategies.get(strategy, ""))
         text = _say(bank[kin], bank, slots, rng, taken, used)
+        if said and rng.random() < REPLY:
+            replies = load_bank().replies[kind_of_turn(said[-1], first=len(said) == 1)]
+            text = replies[int(rng.random() * len(replies))].fill(slots, rng) + " " + text
         item: dict[str, Any] = {"text": text, "strategy": strategy}
         if ask.probabilities:
             item["probability"] = round(rng.uniform(0.02, 0.5), 2)

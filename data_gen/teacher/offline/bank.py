@@ -58,6 +58,7 @@ class Bank:
     supporter: dict[str, tuple[Template, ...]]
     seeker: dict[str, tuple[Template, ...]]
     answers: dict[str, tuple[Template, ...]]
+    replies: dict[str, tuple[Template, ...]]  # how a reply begins, by the kind of turn it replies to
 
 
 @functools.lru_cache(maxsize=1)
@@ -67,7 +68,7 @@ def load_bank() -> Bank:
     themes = {}
     for path in sorted(FOLDER.glob("scenarios-*.yaml")):
         themes.update({name: _theme(value) for name, value in _read(path.stem).items()})
-    answers = seeker.pop("answers")
+    answers, replies = seeker.pop("answers"), supporter.pop("replies")
     generic, situations = common.pop("generic"), common.pop("situations")
     return Bank(
         themes=themes,
@@ -77,6 +78,7 @@ def load_bank() -> Bank:
         supporter={name: _templates(value) for name, value in supporter.items()},
         seeker={name: _templates(value) for name, value in seeker.items()},
         answers={name: _templates(value) for name, value in answers.items()},
+        replies={name: _templates(value) for name, value in replies.items()},
     )
 
 

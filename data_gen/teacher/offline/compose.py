@@ -9,12 +9,13 @@ from typing import Any
 
 from data_gen.teacher.offline.bank import Bank, Theme, kin_of, load_bank, theme_for
 from data_gen.teacher.offline.prompt import Ask
-from data_gen.teacher.offline.text import Template, sentence_case, told_about, told_back
+from data_gen.teacher.offline.text import Template, kind_of_turn, sentence_case, told_about, told_back
 
 DEFAULT_STRATEGIES = dict.fromkeys(("clarification", "emotional-validation", "affirmation", "suggest-options"), "")
 RESISTANCE = {True: 0.85, False: 0.04}  # probability that the seeker resists once, asked for or not
 REPEAT = 0.06  # probability that a supporter turn keeps the strategy of the one before
 BRIDGE = 0.6  # probability that a phrase that does not take up the seeker's words gets a sentence that does
+REPLY = 0.8  # probability that a supporter turn begins with a word to the kind of turn before
 PHASE = {  # where in a dialogue a kind of turn belongs, 0 to 1; noise of +-0.4 is added
     "clarification": 0.15,
     "reflective-statements": 0.3,
@@ -142,6 +143,7 @@ class _Writer:
     def __init__(self, scene: Scene, ask: Ask) -> None:
         self.scene, self.ask = scene, ask
         self.echo = ""  # the seeker's last particular, told back
+        self.kind = "detail"  # of the seeker's last turn
         self.tag = ""  # what the supporter's last turn invites
         self.quiet = _writes_small(ask)
         self.talkative = _talkativeness(ask)
@@ -168,6 +170,7 @@ class _Writer:
             template = scene.pick(bank[kind])
         self.echo = self._told_back(template)
         text = template.fill(slots, rng)
+        self.kind = kind_of_turn(text, first=number == 0)
         turn: dict[str, Any] = {"speaker": "seeker", "text": text.lower() if self.quiet else text}
         if resists and number and not last:
             turn["tags"] = ["resistance"]
@@ -185,6 +188,8 @@ class _Writer:
             text = scene.pick(bank["bridges"]).fill(slots, rng) + " " + text
         elif rng.random() < self.talkative * 0.5:
             text = scene.pick(bank["openers"]).fill(slots, rng) + " " + text
+        if rng.random() < REPLY:
+            text = scene.pick(scene.bank.replies[self.kind]).fill(slots, rng) + " " + text
         if not self.tag and not last and rng.random() < self.talkative:
             closer = scene.pick(bank["closers"])
             text, self.tag = text + " " + closer.fill(slots, rng), closer.tag

@@ -157,3 +157,23 @@ def _small(piece: str) -> str:
     if first.lower() in STOP_WORDS or first.lower() in {"my", "our", "yesterday", "today", "last"}:
         return first.lower() + (" " + rest if rest else "")
     return piece
+
+
+_REFUSALS = (
+    "no|sorry, no|i am not sure that|that does not help|with respect|i do not agree|you do not get it"
+    "|i do not think you|i would rather not|i do not want to|please do not tell|i did not come"
+)
+_WISHES = "i only want to|all i want|if i could just|i would love to|my wish|i would like to|i want to"
+_KINDS = (
+    ("last", re.compile(r"\b(thank you|thanks|good night|bye for now)\b", re.I)),
+    ("resist", re.compile(rf"^({_REFUSALS})\b", re.I)),
+    ("fear", re.compile(r"\b(afraid|fear|scares?|scared|sometimes i think|at night i think)\b", re.I)),
+    ("wish", re.compile(rf"\b({_WISHES})\b", re.I)),
+)
+
+
+def kind_of_turn(text: str, first: bool = False) -> str:
+    """What a seeker's turn is: first, last, resist, fear, wish or detail."""
+    if first:
+        return "first"
+    return next((kind for kind, pattern in _KINDS if pattern.search(text)), "detail")
