@@ -13,6 +13,7 @@ from extes_train.dialogue.schema import SUPPORTER, Dialogue, Turn
 from extes_train.dialogue.split import uniform
 from extes_train.errors import ConfigError
 from extes_train.evaluation.config import EvaluationConfig
+from extes_train.evaluation.ranks import Alone, Ranks, rounds
 from extes_train.tokens.encoder import Encoder
 from extes_train.tokens.encoding import encode_prefix
 from extes_train.tokens.rendering import render_sample
@@ -123,18 +124,29 @@ class Generator:
 
 
 def generate_responses(
-    generator: Generator, contexts: Sequence[Context], advance: Callable[[int], None] = lambda responses: None
+    generator: Generator,
+    contexts: Sequence[Context],
+    advance: Callable[[int], None] = lambda responses: None,
+    ranks: Ranks | None = None,
 ) -> list[Generated]:
-    """A response to each context, in their order; contexts of like length share a batch."""
+    """A response to each context, in their order; contexts of like length share a batch.
+
+    Batches and their seeds are the same for any number of `ranks`, which share them and all get every response.
+    `advance` is told how many responses a round has brought, on all ranks alike.
+    """
+    ranks = ranks or Alone()
     lengths = [len(generator.prefix(context.before)) for context in contexts]
     order = sorted(range(len(contexts)), key=lambda i: (-lengths[i], i))
-    answers: dict[int, Generated] = {}
     size = generator.config.batch_size
-    for number, start in enumerate(range(0, len(order), size)):
-        batch = order[start : start + size]
-        seed = generator.config.seed * 1_000_003 + number
-        answers.update(zip(batch, generator.answer([contexts[i].before for i in batch], seed)))
-        advance(len(batch))
+    batches = [(number, order[start : start + size]) for number, start in enumerate(range(0, len(order), size))]
+    mine: dict[int, Generated] = {}
+    for together in rounds(batches, ranks.world_size):
+        if ranks.rank < len(together):
+            number, batch = together[ranks.rank]
+            seed = generator.config.seed * 1_000_003 + number
+            mine.update(zip(batch, generator.answer([contexts[i].before for i in batch], seed)))
+        advance(sum(len(batch) for _, batch in together))
+    answers = {i: answer for part in ranks.gather(mine) for i, answer in part.items()}
     return [answers[i] for i in range(len(contexts))]
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 
 import pytest
 from evaluation.conftest import TEXTS
+from support import gloo_run
 
 from extes_train.chat import build_generator, converse
 from extes_train.composition import compose
-from extes_train.errors import DataError, ModelError
-from extes_train.evaluate import evaluate
+from extes_train.errors import DataError, ModelError, Requeue
+from extes_train.evaluate import evaluate, main
 
 
 @pytest.fixture
@@ -70,6 +73,43 @@ def test_a_run_with_an_adapter(run, learned):
     assert metrics["base_perplexity"] == full["base_perplexity"] and metrics["digest"] == full["digest"]
     assert full["perplexity"] < 2 < metrics["perplexity"]
     assert metrics["num_responses"] == 2
+
+
+def test_two_ranks_write_what_one_writes(run, tmp_path, monkeypatch):
+    folder, overrides = run
+    sampled = [*overrides, "evaluation.temperature=2.0", "evaluation.batch_size=2", "tokens.tokens_per_row=128"]
+    evaluate(compose(sampled))
+    names = ("metrics.json", "generations.jsonl", "dialogues.jsonl")
+    alone = {name: (folder / "evaluation" / name).read_text() for name in names}
+    shutil.rmtree(folder / "evaluation")
+    monkeypatch.setenv("EXTES_CACHE", str(tmp_path / "empty"))  # the base is scored again, by both
+    gloo_run(main, 2, sampled)
+    assert {name: (folder / "evaluation" / name).read_text() for name in names} == alone
+    lines = [json.loads(line) for line in alone["dialogues.jsonl"].splitlines()]
+    assert sum(line["nll"] for line in lines) == pytest.approx(json.loads(alone["metrics.json"])["nll"])
+    assert [line["nll"] < line["base_nll"] for line in lines] == [True] * 3
+
+
+def told_to_stop(overrides):
+    """Evaluation on a rank; rank 1 gets a signal before the first round."""
+    from extes_train.environment import rank_variables
+    from extes_train.evaluation import perplexity
+
+    if rank_variables().rank == 1:
+        rows = perplexity._rows
+        perplexity._rows = lambda *words: os.kill(os.getpid(), signal.SIGUSR2) or rows(*words)
+    with pytest.raises(Requeue) as caught:
+        main(overrides)
+    return str(caught.value)
+
+
+def test_a_signal_to_one_rank_stops_all(run):
+    folder, overrides = run
+    assert gloo_run(told_to_stop, 2, overrides) == [
+        "a signal on another rank: evaluation stopped, to be started again",
+        "SIGUSR2: evaluation stopped, to be started again",
+    ]
+    assert not (folder / "evaluation").exists()
 
 
 def test_what_is_missing_is_named(run, tmp_path):

@@ -115,28 +115,41 @@ def test_the_digest_names_the_token_list(parts):
     assert len(set(digests)) == 5
 
 
-class Half:
-    """Rank `rank` of two that do not run together: sums are noted and returned as they are."""
+class Part:
+    """Rank `rank` of several that do not run together: what it would tell the others is noted."""
 
-    world_size = 2
+    def __init__(self, rank, world_size, others=()):
+        self.rank, self.world_size, self.others, self.noted = rank, world_size, others, None
 
-    def __init__(self, rank):
-        self.rank, self.noted = rank, None
-
-    def sum(self, values):
-        self.noted = values
-        return values
+    def gather(self, value):
+        self.noted = value
+        return [value, *self.others]
 
 
-def test_ranks_share_the_windows(parts):
+@pytest.mark.parametrize("world_size", [2, 9])  # with nine, some ranks have nothing to compute
+def test_ranks_share_the_rows_and_change_no_digit(parts, world_size):
     model, tokenizer = parts
-    dataset = dataset_of(some_dialogues(), tokenizer)
-    whole = score_responses(model, dataset)
-    halves = [Half(0), Half(1)]
-    scores = [score_responses(model, dataset, half) for half in halves]
-    assert sum(half.noted[0] for half in halves) == pytest.approx(whole.nll, rel=1e-6)
-    assert {s.count for s in scores} == {whole.count} and {s.digest for s in scores} == {whole.digest}
-    assert not any(half.noted[0] == 0 for half in halves)
+    dataset = dataset_of(some_dialogues(), tokenizer, tokens_per_row=48, context_length=48, min_left_context=8)
+    whole, told = score_responses(model, dataset), []
+    others = []
+    for rank in range(1, world_size):
+        part = Part(rank, world_size)
+        with pytest.raises(KeyError):  # the others' responses are missing
+            score_responses(model, dataset, part)
+        others.append(part.noted)
+    shared = score_responses(model, dataset, Part(0, world_size, others), advance=told.append)
+    assert shared == whole and sum(told) == whole.responses == 6
+    assert any(others) and (world_size == 2 or not all(others))
+
+
+def test_dialogues_sum_up_to_the_whole(parts):
+    model, tokenizer = parts
+    dialogues = some_dialogues()
+    scores = score_responses(model, dataset_of(dialogues, tokenizer, 40, min_left_context=8))
+    assert math.fsum(one.nll for one in scores.by_dialogue) == pytest.approx(scores.nll, rel=1e-12)
+    assert sum(one.targets for one in scores.by_dialogue) == scores.count
+    alone = score_responses(model, dataset_of(dialogues[1:2], tokenizer, 40, min_left_context=8))
+    assert scores.by_dialogue[1].nll == pytest.approx(alone.nll, rel=1e-5)
 
 
 def test_nothing_to_score(parts):
