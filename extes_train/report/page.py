@@ -8,9 +8,22 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from extes_train.report.differences import NOISE, best_arm, blocks, note, seed_groups
 from extes_train.report.plots import Bar, Series, bar_plot, line_plot, smoothed
 from extes_train.report.results import read_lines, run_directory
-from extes_train.report.table import COST, QUALITY, Format, cells, group_rows, markdown_table, mebibytes, number, short
+from extes_train.report.table import (
+    COST,
+    DIFFERENCE,
+    QUALITY,
+    Format,
+    cells,
+    difference_rows,
+    group_rows,
+    markdown_table,
+    mebibytes,
+    number,
+    short,
+)
 
 EXAMPLES = 4
 LOWER_IS_BETTER = {"perplexity"}
@@ -21,6 +34,7 @@ COST_PLOTS: list[tuple[str, str, Format]] = [
     ("Peak memory, MiB", "peak_memory_bytes", mebibytes),
     ("Trainable parameters", "trainable_parameters", short),
 ]
+MEASURES_WITHOUT_VERDICT = "The other measures are over generated responses, of one decoding each: no verdict on them."
 CAUTION = (
     "These are research models. None of them is a substitute for professional help, and no number here measures "
     "whether a response is safe or kind."
@@ -68,6 +82,10 @@ def render_markdown(results: dict[str, Any], directory: Path) -> str:
     parts += [markdown_table(["arm", *(n for n, _, _ in QUALITY)], cells(results, "metrics", QUALITY)), ""]
     if results["groups"]:
         parts += [markdown_table(["mean ± sd", *(n for n, _, _ in QUALITY[1:])], group_rows(results)), ""]
+    shown = blocks(results)
+    for block in shown:
+        parts += [markdown_table([block.title, *DIFFERENCE], difference_rows(block)), ""]
+    parts += [note(results), ""] if shown else []
     parts += ["## Cost", "", markdown_table(["arm", *(n for n, _, _ in COST)], cells(results, "cost", COST)), ""]
     if results["warnings"]:
         parts += ["## Warnings", "", *(f"- {warning}" for warning in results["warnings"]), ""]
@@ -152,10 +170,15 @@ def render_page(results: dict[str, Any], directory: Path) -> str:
     ]
     if results["groups"]:
         parts.append(_table(["mean ± sd", *(name for name, _, _ in QUALITY[1:])], group_rows(results), set()))
+    shown = blocks(results)
+    if shown:
+        parts.append("<h3>Which differences are more than noise</h3>")
+        parts += [_table([block.title, *DIFFERENCE], difference_rows(block), set()) for block in shown]
+        parts.append(f'<p class="note">{escape(note(results))} {MEASURES_WITHOUT_VERDICT}</p>')
     parts += [_perplexity_plot(results), "<h2>Training loss</h2>"]
-    note = "Moving average over a thirtieth of the run. Solid: without alternatives; dashed: with them (dri), "
-    note += "whose loss is over other targets, so only lines of one kind compare."
-    parts.append(_figure(line_plot(by_step, "optimizer steps", "loss"), "Loss over optimizer steps. " + note))
+    legend = "Moving average over a thirtieth of the run. Solid: without alternatives; dashed: with them (dri), "
+    legend += "whose loss is over other targets, so only lines of one kind compare."
+    parts.append(_figure(line_plot(by_step, "optimizer steps", "loss"), "Loss over optimizer steps. " + legend))
     parts.append(_figure(line_plot(by_second, "seconds of training", "loss"), "Loss over seconds of training."))
     held_out = heldout_curves(results, directory)
     if any(len(one.points) > 1 for one in held_out):
@@ -191,16 +214,35 @@ def _bars(results: dict[str, Any], part: str, key: str) -> list[Bar]:
 
 
 def _best(results: dict[str, Any]) -> set[tuple[int, int]]:
-    """(row, column) of the best value of each compared column, where arms differ."""
+    """(row, column) of the best value of each compared column, where arms differ.
+
+    For perplexity, of every arm that is within the noise of the best one.
+    """
     best = set()
+    alike = _alike(results)
     for column, (_, key, _) in enumerate(QUALITY, start=1):
         values = {
             i: arm["metrics"][key] for i, arm in enumerate(results["arms"]) if arm["metrics"].get(key) is not None
         }
         if key in COMPARED and len(set(values.values())) > 1:
             wanted = (min if key in LOWER_IS_BETTER else max)(values.values())
-            best |= {(i, column) for i, value in values.items() if value == wanted}
+            equal = alike if key == "perplexity" else set()
+            best |= {(i, column) for i, value in values.items() if value == wanted or i in equal}
     return best
+
+
+def _alike(results: dict[str, Any]) -> set[int]:
+    """Rows of the arms that nothing tells from the best one."""
+    best = best_arm(results)
+    names = {
+        name
+        for block in blocks(results)[:1]
+        for name, d in zip(block.names, block.differences)
+        if d["verdict"] == NOISE
+    }
+    groups = seed_groups(results["arms"])
+    members = [arm["name"] for name in {best, *names} if name in groups for arm in groups[name]]
+    return {i for i, arm in enumerate(results["arms"]) if arm["name"] in members}
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], best: set[tuple[int, int]]) -> str:

@@ -6,19 +6,20 @@ results.json
     digest          of the token list that every arm and the base were scored on
     arms            [{name, tuning, augmentation, seed, state, metrics, cost}]
     groups          mean and standard deviation over seeds, where there are several: [{name, seeds, mean, deviation}]
+    differences     of perplexity between arms, and whether they are more than noise (differences.py)
     warnings        what a reader should know before believing the table
 """
 
 from __future__ import annotations
 
 import json
-import re
 import statistics
 from pathlib import Path
 from typing import Any
 
 from extes_train.dialogue.files import read_json
 from extes_train.errors import DataError
+from extes_train.report.differences import NOISE, read_differences, seed_groups
 
 SCHEMA = 1
 GROUPED = ("perplexity", "nll_per_byte", "bleu4", "rouge_l", "meteor", "distinct1", "distinct2")
@@ -32,6 +33,8 @@ def read_results(directory: Path | str) -> dict[str, Any]:
     directory = Path(directory)
     comparison = _comparison(directory)
     arms = [_arm(directory, arm) for arm in comparison["arms"]]
+    digest = _common_digest(arms)
+    differences = _differences(directory, arms)
     return {
         "schema": SCHEMA,
         "experiment": comparison.get("experiment"),
@@ -39,10 +42,11 @@ def read_results(directory: Path | str) -> dict[str, Any]:
         "base": comparison.get("model"),
         "data": comparison.get("data"),
         "teacher": comparison.get("teacher"),
-        "digest": _common_digest(arms),
+        "digest": digest,
         "arms": arms,
         "groups": _groups(arms),
-        "warnings": _warnings(arms),
+        "differences": differences,
+        "warnings": _warnings(arms) + _doubts(arms, differences),
     }
 
 
@@ -111,12 +115,8 @@ def _common_digest(arms: list[dict[str, Any]]) -> str | None:
 
 def _groups(arms: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Arms that differ in their seed only, where there are several seeds."""
-    members: dict[str, list[dict[str, Any]]] = {}
-    for arm in arms:
-        if arm["metrics"]:
-            members.setdefault(re.sub(rf"-seed{arm['seed']}(?=-|$)", "", arm["name"]), []).append(arm)
     groups = []
-    for name, same in members.items():
+    for name, same in seed_groups(arms).items():
         if len(same) < 2:
             continue
         values = {key: [arm["metrics"][key] for arm in same if arm["metrics"].get(key) is not None] for key in GROUPED}
@@ -130,6 +130,28 @@ def _groups(arms: list[dict[str, Any]]) -> list[dict[str, Any]]:
             }
         )
     return groups
+
+
+def _differences(directory: Path, arms: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """From the arms' evaluation/dialogues.jsonl. Raises DataError where they do not list the same dialogues."""
+    files = {a["name"]: run_directory(directory, a) / "evaluation" / "dialogues.jsonl" for a in arms if a["metrics"]}
+    lines = {name: read_lines(path) for name, path in files.items()}
+    lists = {name: [(line["dialogue"], line["targets"]) for line in found] for name, found in lines.items() if found}
+    for name, listed in lists.items():
+        if listed != next(iter(lists.values())):
+            raise DataError(f"{files[name]}: lists other dialogues than {next(iter(lists))}'s; evaluate it again")
+    return read_differences(seed_groups(arms), lines)
+
+
+def _doubts(arms: list[dict[str, Any]], differences: list[dict[str, Any]]) -> list[str]:
+    """What the differences, or their absence, should make a reader doubt."""
+    if not differences and any(arm["metrics"] for arm in arms):
+        return ["no verdict on differences: an arm has no evaluation/dialogues.jsonl; evaluate it again"]
+    return [
+        f"{one['arm']}: its perplexity differs from the base model's within the noise only"
+        for one in differences
+        if one["against"] == "base" and one["verdict"] == NOISE
+    ]
 
 
 def _warnings(arms: list[dict[str, Any]]) -> list[str]:

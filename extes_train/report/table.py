@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from extes_train.report.differences import Block, blocks, note
+
 WIDTH = 80
 Format = Callable[[float], str]
 
@@ -46,6 +48,24 @@ COST: list[tuple[str, str, Format]] = [
     ("trainable", "trainable_parameters", short),
 ]
 
+SHORT = [QUALITY[i] for i in (1, 2, 4, 6)]  # mean and deviation of these fit into 80 columns
+DIFFERENCE = ("change", "95 % interval", "verdict")
+
+
+def difference_rows(block: Block) -> list[list[str]]:
+    """Name, change in per cent, interval, verdict."""
+    return [
+        [name, percent(one["change"]), " to ".join(map(percent, one["interval"])), one["verdict"]]
+        for name, one in zip(block.names, block.differences)
+    ]
+
+
+def percent(value: float) -> str:
+    """+1.2 %; a factor where it is far."""
+    if not value < 10:
+        return "far above" if value > 1e6 else f"x{1 + value:.3g}"
+    return f"{value:+.2%}".replace("%", " %") if abs(value) < 0.1 else f"{value:+.1%}".replace("%", " %")
+
 
 def cells(results: dict[str, Any], part: str, columns: Sequence[tuple[str, str, Format]]) -> list[list[str]]:
     """Rows of text: the arm, then its values; a dash where one is missing."""
@@ -60,12 +80,19 @@ def _cell(value: Any, format: Format) -> str:
 
 def render_table(results: dict[str, Any]) -> str:
     """Quality and cost of every arm as text of at most 80 columns, with the warnings below."""
-    blocks = [
+    tables = [
         _text([["held-out", *(name for name, _, _ in QUALITY)], *cells(results, "metrics", QUALITY)]),
-        _text([["cost", *(name for name, _, _ in COST)], *cells(results, "cost", COST)]),
     ]
+    if results["groups"]:
+        heads = [["mean ± sd", *(name for name, _, _ in SHORT)], *group_rows(results, SHORT)]
+        tables.append(_text(heads))
+    shown = blocks(results)
+    tables += [_text([[block.title, *DIFFERENCE], *difference_rows(block)]) for block in shown]
+    if shown:
+        tables[-1] += "\n" + _wrapped(note(results))
+    tables.append(_text([["cost", *(name for name, _, _ in COST)], *cells(results, "cost", COST)]))
     notes = [f"! {warning}" for warning in results["warnings"]]
-    return "\n\n".join(blocks) + "\n" + "".join("\n" + _wrapped(note) for note in notes)
+    return "\n\n".join(tables) + "\n" + "".join("\n" + _wrapped(note) for note in notes)
 
 
 def _text(rows: list[list[str]]) -> str:
@@ -92,12 +119,14 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)])
 
 
-def group_rows(results: dict[str, Any]) -> list[list[str]]:
-    """Mean ± standard deviation over seeds of the quality columns."""
+def group_rows(
+    results: dict[str, Any], columns: Sequence[tuple[str, str, Format]] = tuple(QUALITY[1:])
+) -> list[list[str]]:
+    """Mean ± standard deviation over seeds of quality columns."""
     rows = []
     for group in results["groups"]:
         row = [f"{group['name']} ({len(group['seeds'])} seeds)"]
-        for _, key, format in QUALITY[1:]:
+        for _, key, format in columns:
             mean, deviation = group["mean"].get(key), group["deviation"].get(key)
             row.append("-" if mean is None else f"{format(mean)} ± {format(deviation)}")
         rows.append(row)

@@ -7,9 +7,11 @@ import math
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from extes_train.errors import DataError
+from extes_train.report.differences import Side, difference, half_width, student_t
 from extes_train.report.plots import smoothed, ticks
 from extes_train.report.results import read_results
 from extes_train.report.table import short
@@ -41,6 +43,12 @@ def write_arm(folder, i, losses=60):
     (folder / "cost.json").write_text(json.dumps(cost(i)))
     lines = [{"step": s + 1, "loss": 4 * math.exp(-s / 20) + 2 + 0.1 * i, "seconds": 0.2} for s in range(losses)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 99, "lo')
+    scored = [
+        {"dialogue": f"d{n}", "targets": 100 + n, "nll": (100 + n) * (math.log(8.0 + i) + 0.01 * ((n * (i + 1)) % 5)),
+         "base_nll": (100 + n) * 3.4}
+        for n in range(9)
+    ]  # fmt: skip
+    (folder / "evaluation/dialogues.jsonl").write_text("".join(json.dumps(line) + "\n" for line in scored))
     answers = [
         {
             "dialogue": f"d{n}",
@@ -179,7 +187,13 @@ def test_a_failed_arm_hides_no_other(comparison):
 
 def test_nothing_finished_yet(comparison):
     for name in ("full", "lora", "full-dri", "lora-dri"):
-        for file in ("evaluation/metrics.json", "evaluation/generations.jsonl", "cost.json", "metrics.jsonl"):
+        for file in (
+            "evaluation/metrics.json",
+            "evaluation/dialogues.jsonl",
+            "evaluation/generations.jsonl",
+            "cost.json",
+            "metrics.jsonl",
+        ):
             (comparison / "arms" / name / file).unlink()
     results = write_report(comparison)
     assert results["digest"] is None and "No curve was recorded" in (comparison / "report.html").read_text()
@@ -211,6 +225,83 @@ def test_seeds_are_summed_up(comparison):
     assert groups[0]["mean"]["perplexity"] == pytest.approx(8.5)
     assert groups[0]["deviation"]["perplexity"] == pytest.approx(math.sqrt(0.5))
     assert "8.500 ± 0.707" in (comparison / "report.md").read_text()
+
+
+def edit_dialogues(folder, name, edit):
+    """Change each line of an arm's dialogues.jsonl."""
+    path = folder / "arms" / name / "evaluation/dialogues.jsonl"
+    lines = [edit(n, json.loads(line)) for n, line in enumerate(path.read_text().splitlines())]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def test_differences_have_a_verdict(comparison, capsys):
+    edit_dialogues(comparison, "lora", lambda n, line: line | {"nll": line["targets"] * (math.log(8.02) + n % 2 / 20)})
+    results = write_report(comparison)
+    found = {(one["arm"], one["against"]): one for one in results["differences"]}
+    assert len(found) == 6 + 4
+    assert found["lora", "full"]["verdict"] == "within the noise" and found["full-dri", "full"]["verdict"] == "higher"
+    assert found["lora-dri", "full"]["change"] == pytest.approx(11 / 8 - 1, rel=0.1)
+    low, high = found["lora-dri", "full"]["interval"]
+    assert low < found["lora-dri", "full"]["change"] < high
+    text = print_table(results)
+    assert max(map(len, text.splitlines())) <= 80
+    for part in ("ppl against full", "within the noise", "ppl, dri against none", "an arm has one seed"):
+        assert part in text and part in (comparison / "report.md").read_text(), part
+    page = (comparison / "report.html").read_text()
+    assert "Which differences are more than noise" in page
+    assert page.count("class=best") == 2 + 1, "full and lora are alike, so both are the best"
+
+
+def test_an_arm_that_only_seems_to_beat_the_base(comparison):
+    edit_dialogues(comparison, "full", lambda n, line: line | {"base_nll": line["nll"] * (1.01 if n % 2 else 0.995)})
+    doubt = "full: its perplexity differs from the base model's within the noise only"
+    assert doubt in read_results(comparison)["warnings"]
+
+
+def test_dialogues_that_are_missing_or_others(comparison):
+    (comparison / "arms/lora/evaluation/dialogues.jsonl").unlink()
+    results = read_results(comparison)
+    assert results["differences"] == [] and "no verdict on differences" in " ".join(results["warnings"])
+    edit_dialogues(comparison, "full-dri", lambda n, line: line | {"targets": 1})
+    with pytest.raises(DataError, match=r"full-dri/evaluation/dialogues\.jsonl: lists other dialogues"):
+        read_results(comparison)
+
+
+def test_the_interval_is_the_bootstraps():
+    draw = np.random.default_rng(0)
+    targets = draw.integers(50, 400, 60)
+    easy, gaps = draw.normal(2.0, 0.5, 60), draw.normal(0.02, 0.1, 60)
+    one, other = Side("a", [list(targets * (easy + gaps))]), Side("b", [list(targets * easy)])
+    found = difference(one, other, targets.tolist())
+    samples = draw.integers(0, 60, (4000, 60))
+    ratios = (targets * gaps)[samples].sum(1) / targets[samples].sum(1)
+    low, high = np.expm1(np.quantile(ratios, [0.025, 0.975]))
+    assert found["interval"] == pytest.approx([low, high], abs=0.15 * (high - low))
+
+
+def test_noise_is_called_noise_nineteen_times_of_twenty():
+    draw = np.random.default_rng(1)
+
+    def verdict(shift):
+        targets = draw.integers(50, 400, 30)
+        easy = draw.normal(2.0, 0.5, 30)
+
+        def side(name, by):  # what a seed changes is common to all dialogues, the rest is each dialogue's own
+            return Side(
+                name, [list(targets * (easy + by + draw.normal(0, 0.03) + draw.normal(0, 0.05, 30))) for _ in range(3)]
+            )
+
+        return difference(side("a", shift), side("b", 0.0), targets.tolist())["verdict"]
+
+    nothing, much = [verdict(0.0) for _ in range(400)], [verdict(-0.3) for _ in range(50)]
+    assert 0.9 < nothing.count("within the noise") / 400 < 0.995
+    assert much == ["lower"] * 50
+
+
+def test_students_t():
+    assert [student_t(f) for f in (1, 2.9, 30)] == [12.706, 4.303, 2.042]
+    assert student_t(60) == pytest.approx(2.0003, abs=2e-3) and student_t(1e9) == pytest.approx(1.96, abs=1e-3)
+    assert half_width([(0.04, 10), (0.0, 1)]) == pytest.approx(2.228 * 0.2)
 
 
 def test_faults_of_compare_json(tmp_path):
