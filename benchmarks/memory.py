@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from launch.audit import Audit  # noqa: E402
+from launch.environment import worker_environment  # noqa: E402
+from launch.estimates import Place, settings_of  # noqa: E402
 from launch.memory import GIB, ModelFacts, Settings, estimate_memory, model_facts  # noqa: E402
 
 SHAPE = {
@@ -29,31 +32,54 @@ SHAPE = {
     "eos_token_id": 2,
 }  # fmt: skip
 ROWS_PER_STEP = 2  # the second row meets the first one's gradients, as in a real step
+
+
+@dataclass(frozen=True)
+class Combination:
+    """What is trained. `alternatives`: to every response, as trees; `words`: further overrides."""
+
+    tuning: str = "full"
+    row_tokens: int = 2048
+    zero: str = "zero2"
+    ranks: int = 1
+    alternatives: int = 0
+    words: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [self.tuning, self.zero, f"row {self.row_tokens}", f"{self.ranks} rank{'s' if self.ranks > 1 else ''}"]
+        parts += [f"N={self.alternatives}"] if self.alternatives else []
+        return ", ".join([*parts, *self.words])
+
+
+CHECKPOINTING, BF16 = "model.gradient_checkpointing=true", "model.dtype=bf16"
 COMBINATIONS = [
-    ("full", 512, {}), ("full", 2048, {}), ("lora", 512, {}), ("lora", 2048, {}),
-    ("full", 2048, {"gradient_checkpointing": True}), ("lora", 2048, {"dtype": "bf16"}),
+    Combination("full", 512), Combination("full"), Combination("lora", 512), Combination("lora"),
+    Combination("full", words=(CHECKPOINTING,)), Combination("lora", words=(BF16,)),
+    Combination("full", 512, "zero0", 2), Combination("full", 512, "zero1", 2), Combination("full", 512, "zero2", 2),
+    Combination("full", 512, "zero3", 2), Combination("lora", 512, "zero3", 2),
+    Combination("lora", words=(CHECKPOINTING,)), Combination("full", 512, words=(BF16,)),
+    Combination("full", alternatives=4), Combination("lora", alternatives=4),
+    Combination("full", 512, "zero2_offload"), Combination("full", 512, "zero3_offload"),
+    Combination("full", 512, "zero0"), Combination("dora", 512),
 ]  # fmt: skip
 
 
-def measure(tuning: str, row_tokens: int, changes: dict[str, Any]) -> int:
-    """In the child: two steps; the peak above the baseline."""
+def measure(index: int) -> None:
+    """In a child, one of the ranks: two steps; prints the peak above the baseline."""
     import deepspeed  # noqa: F401
     import peft  # noqa: F401
 
-    from extes_train.composition import compose
     from extes_train.engine.process_group import process_group
     from extes_train.model.batch import row_batch_from_arrays
     from extes_train.training.assembly import build_training_engine
 
+    combination = COMBINATIONS[index]
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(SHAPE))
-        words = [f"model.path={folder}", "model.random_weights=true", f"tuning={tuning}", "zero=zero2"]
-        words += [f"model.{key}={str(value).lower()}" for key, value in changes.items()]
-        config = compose(words)
+        config = configuration(combination, folder)
         with process_group(config.distributed) as group:
             before = resident("VmRSS")
             engine, _ = build_training_engine(config, group)
-            batch = row_batch_from_arrays(synthetic_row(row_tokens), "cpu")
+            batch = row_batch_from_arrays(synthetic_row(combination), "cpu")
             for _ in range(2):
                 start = time.perf_counter()
                 for row in range(ROWS_PER_STEP):
@@ -61,7 +87,16 @@ def measure(tuning: str, row_tokens: int, changes: dict[str, Any]) -> int:
                     engine.backward(loss / float(batch.weight_Q.sum()), is_boundary=row == ROWS_PER_STEP - 1)
                 engine.step(1e-4)
                 print(f"step: {time.perf_counter() - start:.2f} s", file=sys.stderr)
-            return resident("VmHWM") - before
+            print(resident("VmHWM") - before)
+
+
+def configuration(combination: Combination, folder: str) -> Any:
+    """The run's, with a model of SHAPE in `folder`."""
+    from launch.composing import compose_request
+
+    (Path(folder) / "config.json").write_text(json.dumps(SHAPE))
+    words = [f"model.path={folder}", "model.random_weights=true", f"tuning={combination.tuning}"]
+    return compose_request([*words, f"zero={combination.zero}", *combination.words]).config
 
 
 def resident(name: str) -> int:
@@ -72,8 +107,8 @@ def resident(name: str) -> int:
     raise AssertionError(name)
 
 
-def synthetic_row(tokens: int) -> Any:
-    """A row of trees of 512 tokens without alternatives, half of them targets."""
+def synthetic_row(combination: Combination) -> Any:
+    """A row of trees whose trunks are half targets; shorter trunks where alternatives take their part of the row."""
     import numpy as np
 
     from extes_train.tokens.rows import pack_rows
@@ -81,35 +116,57 @@ def synthetic_row(tokens: int) -> Any:
     from extes_train.tokens.windows import Response, Window
 
     draw = np.random.default_rng(0)
-    trees = []
-    for item in range(tokens // 512):
-        ids = draw.integers(3, 32000, 512).astype(np.int32)
-        responses = [Response(turn, -1, at, ids[at : at + 32], 1, 100) for turn, at in enumerate(range(32, 512, 64))]
+    extra = combination.alternatives
+    trunk = 512 if not extra else 64 * max(1, round(512 / (64 + 32 * extra)))
+    trees, size = [], trunk + (trunk // 64) * 32 * extra
+    for item in range(combination.row_tokens // size):
+        ids = draw.integers(3, 32000, trunk).astype(np.int32)
+        responses = []
+        for turn, at in enumerate(range(32, trunk, 64)):
+            responses.append(Response(turn, -1, at, ids[at : at + 32], 1, 100))
+            others = draw.integers(3, 32000, (extra, 32)).astype(np.int32)
+            responses += [Response(turn, i, at, other, 1, 100) for i, other in enumerate(others)]
         trees += build_trees(Window(item, 0, 16, ids, responses), ResponseWeights(), item=item)
-    (row,) = pack_rows(trees, tokens)
+    (row,) = pack_rows(trees, combination.row_tokens)
     return row
 
 
-def estimated(tuning: str, row_tokens: int, changes: dict[str, Any]) -> int:
-    """What the launcher would have said."""
-    settings = Settings(tuning=tuning, row_tokens=row_tokens, row_targets=row_tokens // 2, **changes)
+def estimated(combination: Combination) -> int:
+    """What the launcher would have said, of a row as its audit finds it."""
+    row = synthetic_row(combination)
+    found = Audit(error=None, row_tokens=row.num_tokens, row_targets=row.num_targets)
+    place = Place(combination.ranks, combination.ranks, False, None, None)
+    with tempfile.TemporaryDirectory() as folder:
+        settings = settings_of(configuration(combination, folder), place, found)
     return estimate_memory(model_facts(SHAPE), settings).device_bytes
 
 
-def run_all(only: int | None) -> None:
-    """One child a combination; one JSON line."""
-    rows = []
-    for index, (tuning, row_tokens, changes) in enumerate(COMBINATIONS):
-        if only is not None and only != index:
-            continue
-        environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "1048576"}  # as in our jobs on CPU
+def peak(index: int) -> int:
+    """The largest rank's."""
+    combination, children = COMBINATIONS[index], []
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    for rank in range(combination.ranks):
+        environment = {**worker_environment({}, combination.ranks, None), "MASTER_ADDR": "127.0.0.1"}
+        environment |= {"RANK": str(rank), "WORLD_SIZE": str(combination.ranks), "MASTER_PORT": port}
+        environment |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(combination.ranks)}
         command = [sys.executable, __file__, "--child", str(index)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
-        if done.returncode != 0:
-            raise SystemExit(done.stderr)
-        measured, guess = int(done.stdout.split()[-1]), estimated(tuning, row_tokens, changes)
-        found = {"tuning": tuning, "row_tokens": row_tokens, **changes, "measured_mib": measured >> 20}
-        rows.append(found | {"estimated_mib": guess >> 20, "ratio": round(guess / measured, 3)})
+        children.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment))
+    said = [child.communicate()[0] for child in children]
+    if any(child.returncode for child in children):
+        raise SystemExit(f"{combination}: failed (above)")
+    return max(int(text.split()[-1]) for text in said)
+
+
+def run_all(only: list[int] | None) -> None:
+    """A child a rank; one JSON line."""
+    rows = []
+    for index in only or range(len(COMBINATIONS)):
+        combination = COMBINATIONS[index]
+        guess, measured = estimated(combination), peak(index)
+        found = {"combination": str(combination), "measured_mib": measured >> 20, "estimated_mib": guess >> 20}
+        rows.append(found | {"ratio": round(guess / measured, 3)})
         print(rows[-1], file=sys.stderr)
     print(json.dumps({"benchmark": "memory", "parameters": model_facts(SHAPE).parameters, "combinations": rows}))
 
@@ -149,12 +206,12 @@ def print_tables() -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--child", type=int)
-    parser.add_argument("--only", type=int)
+    parser.add_argument("--only", type=int, nargs="+", help="numbers of combinations")
     parser.add_argument("--table", action="store_true")
     options = parser.parse_args()
     if options.table:
         print_tables()
     elif options.child is not None:
-        print(measure(*COMBINATIONS[options.child]))
+        measure(options.child)
     else:
         run_all(options.only)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 def check_combinations(config: TrainConfig) -> None:
     """Raise ConfigError, naming both keys and the ways out."""
     zero, model, tokens = config.zero, config.model, config.tokens
+    if config.seed < 0:
+        raise ConfigError(f"seed={config.seed}: must be at least 0")
     if zero.offload_parameters == "cpu" and zero.stage != 3:
         raise ConfigError(
             f"zero.offload_parameters=cpu: needs zero.stage=3, not {zero.stage}; use zero=zero3_offload, or "

@@ -18,6 +18,7 @@ ExtesError                    exit 1
 from __future__ import annotations
 
 import errno
+from typing import TextIO
 
 EXIT_OK = 0
 EXIT_INTERNAL = 1
@@ -102,6 +103,32 @@ def path_error_line(error: OSError) -> str:
     path = error.filename2 or error.filename
     advice = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "name a path that can be used"
     return f"{path}: {(error.strerror or '').lower()}; {advice}"
+
+
+def error_text(message: str, width: int | None = None) -> str:
+    """What a person reads: `extes: ` and the message, its lines broken at `width` columns; a traceback as it is."""
+    import textwrap
+
+    if "Traceback (most recent call last)" in message:
+        return message
+    lines = f"extes: {message.removeprefix('extes ')}".splitlines()
+    if width is None:
+        return "\n".join(lines)
+    shown = []
+    for line in lines:
+        indent = " " * (len(line) - len(line.lstrip(" ")) + 2)
+        # paths and overrides stay whole, to be copied
+        shown += textwrap.wrap(
+            line, max(width, 40), subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        )
+    return "\n".join(shown)
+
+
+def terminal_width(stream: TextIO) -> int | None:
+    """Columns of the terminal that `stream` goes to, None where it goes elsewhere."""
+    import shutil
+
+    return shutil.get_terminal_size().columns if stream.isatty() else None
 
 
 def did_you_mean(word: str, known: list[str] | tuple[str, ...]) -> str:

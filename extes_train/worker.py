@@ -27,7 +27,9 @@ from extes_train.errors import (
     Interrupted,
     Requeue,
     UserError,
+    error_text,
     path_error_line,
+    terminal_width,
 )
 
 
@@ -43,7 +45,7 @@ def run_worker(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None
     write_exit_record(code, shown)
     sys.stdout.flush()
     if shown and not _said_by_rank_0(code):
-        print(shown, file=sys.stderr)
+        print(error_text(shown, terminal_width(sys.stderr)), file=sys.stderr)
     sys.stderr.flush()
     if code == EXIT_OK:
         sys.exit(code)

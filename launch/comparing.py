@@ -16,6 +16,8 @@ from extes_train.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_RE
 from launch.arms import Arm, list_arms
 from launch.composing import Request, override, read_request, set_key
 from launch.config import RootConfig, SlurmConfig, TorchrunConfig
+from launch.environment import available_cores, visible_gpus
+from launch.processes import checkpointed_step, run_together, run_workers
 from launch.training import LOCAL_LAUNCHERS, local_environment, require_data, require_model
 
 
@@ -135,8 +137,6 @@ def pretrain(config: RootConfig) -> None:
 
 def train_arm(request: Request, arm: Arm, reference: Arm) -> None:
     """Train one arm unless it is trained; a failure is recorded and hides no other arm."""
-    from launch.processes import checkpointed_step, run_workers
-
     if is_trained(arm):
         say(f"train {arm.name}", "done before")
         return
@@ -180,19 +180,28 @@ def budget_overrides(config: RootConfig, arm: Arm, reference: Arm) -> list[str]:
 
 
 def evaluate_arms(request: Request, arms: Sequence[Arm]) -> None:
-    """Evaluate trained arms: the first alone, as it also scores the base, then two at a time."""
+    """Evaluate trained arms: with all of the launcher's processes, or on CPU the first alone, as it also scores the
+    base, then two at a time."""
     waiting = [arm for arm in arms if is_trained(arm) and not is_evaluated(arm)]
-    first, rest = waiting[:1], waiting[1:]
-    for group in [first, *(rest[i : i + 2] for i in range(0, len(rest), 2))]:
+    launcher = request.config.launcher
+    kind = LOCAL_LAUNCHERS[launcher.name]
+    processes = kind.processes(launcher)
+    at_a_time = 2 if processes == 1 and not visible_gpus() and available_cores() > 1 else 1
+    groups = [waiting[:1], *(waiting[i : i + at_a_time] for i in range(1, len(waiting), at_a_time))]
+    for group in filter(None, groups):
         start = time.perf_counter()
-        children = []
-        for arm in group:
-            arm.run_dir.joinpath("logs").mkdir(parents=True, exist_ok=True)
-            command = [sys.executable, "-m", "extes_train.evaluate", *arm.overrides]
-            environment = {**local_environment(), **({"OMP_NUM_THREADS": "1"} if len(group) > 1 else {})}
-            children.append((arm, subprocess.Popen(command, env=environment)))
-        for arm, child in children:
-            code = child.wait()
+        commands = [kind.worker_command("extes_train.evaluate", arm.overrides, launcher) for arm in group]
+        codes = run_together(
+            commands,
+            run_dirs=[arm.run_dir for arm in group],
+            processes=processes * len(group),
+            environment=launcher.environment,
+        )
+        if EXIT_INTERRUPTED in codes:
+            raise Interrupted("stopped in evaluation; the same command goes on from here")
+        if EXIT_REQUEUE in codes:
+            raise Requeue("stopped in evaluation; the same command goes on from here")
+        for arm, code in zip(group, codes):
             say(f"evaluate {arm.name}", f"{'failed' if code else 'done'} in {time.perf_counter() - start:.0f} s")
 
 
@@ -246,9 +255,8 @@ def print_plan(request: Request, arms: Sequence[Arm]) -> None:
     """launcher.dry_run: every command, nothing started."""
     launcher = request.config.launcher
     for arm in arms:
-        command = LOCAL_LAUNCHERS[launcher.name].worker_command("extes_train.train", arm.overrides, launcher)
-        print(shlex.join(command))
-        print(shlex.join([sys.executable, "-m", "extes_train.evaluate", *arm.overrides]))
+        for module in ("extes_train.train", "extes_train.evaluate"):
+            print(shlex.join(LOCAL_LAUNCHERS[launcher.name].worker_command(module, arm.overrides, launcher)))
 
 
 def timed(stage: str, act: Callable[[], object]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from data_gen.config import GenerateConfig, InpaintConfig, ServeConfig, TeacherConfig
 from extes_train.config import TRAIN_SCHEMAS, TrainConfig
 from extes_train.dialogue.checks import at_least, one_of
+from extes_train.errors import ConfigError
 
 
 @dataclass
@@ -49,6 +50,9 @@ class DeepspeedConfig(LauncherConfig):
     hostfile: str | None = None  # lines "host slots=N"; None: this machine
     processes: int | None = None  # per node
     arguments: list[str] = field(default_factory=list)  # further deepspeed options
+
+    def __post_init__(self) -> None:
+        at_least("launcher.processes", self.processes, 1)
 
 
 @dataclass
@@ -95,6 +99,10 @@ class SlurmConfig(LauncherConfig):
         one_of("launcher.container", self.container, ("none", "apptainer", "pyxis"))
         at_least("launcher.nodes", self.nodes, 1)
         at_least("launcher.gpus_per_node", self.gpus_per_node, 0)
+        at_least("launcher.processes_per_node", self.processes_per_node, 1)
+        at_least("launcher.cpus_per_task", self.cpus_per_task, 1)
+        at_least("launcher.teacher_gpus", self.teacher_gpus, 0)
+        at_least("launcher.array_size", self.array_size, 1)
         at_least("launcher.signal_margin_s", self.signal_margin_s, 1)
         at_least("launcher.max_requeues", self.max_requeues, 0)
         at_least("launcher.array_concurrency", self.array_concurrency, 1)
@@ -127,6 +135,8 @@ class CompareConfig:
 
     def __post_init__(self) -> None:
         one_of("compare.budget", self.budget, ("steps", "targets", "seconds", "epochs"))
+        if any(seed < 0 for seed in self.seeds):
+            raise ConfigError(f"compare.seeds={self.seeds}: must be at least 0")
 
 
 @dataclass

@@ -18,6 +18,8 @@ def worker_environment(extra: Mapping[str, str], processes: int, exit_records: P
     environment.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not visible_gpus():
         environment.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for one and warn
+        # glibc keeps what is freed: on CPU the peak is up to twice what is in use (docs/memory.md)
+        environment.setdefault("MALLOC_MMAP_THRESHOLD_", "1048576")
     if exit_records is not None:
         environment["EXTES_EXIT_RECORDS"] = str(exit_records)
     # workers must import this code wherever they start
@@ -58,11 +60,26 @@ class SlurmJob:
 
     job_id: str
     restart_count: int
+    node: int
+    nodes: int
 
 
 def slurm_job() -> SlurmJob:
     """The present job; "" outside of one."""
-    return SlurmJob(os.environ.get("SLURM_JOB_ID", ""), int(os.environ.get("SLURM_RESTART_COUNT", "0")))
+    read = os.environ.get
+    return SlurmJob(
+        read("SLURM_JOB_ID", ""), int(read("SLURM_RESTART_COUNT", "0")), int(read("SLURM_NODEID", "0")),
+        int(read("SLURM_JOB_NUM_NODES", "1")),
+    )  # fmt: skip
+
+
+def slurm_rank_environment(job: SlurmJob, local_rank: int, processes: int) -> dict[str, str]:
+    """Ours, and what torchrun would say to the rank `local_rank` of this node's `processes`."""
+    values = {
+        "RANK": job.node * processes + local_rank, "LOCAL_RANK": local_rank, "LOCAL_WORLD_SIZE": processes,
+        "WORLD_SIZE": job.nodes * processes, "GROUP_RANK": job.node,
+    }  # fmt: skip
+    return {**os.environ, **{key: str(value) for key, value in values.items()}}
 
 
 def exit_records() -> Path | None:

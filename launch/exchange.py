@@ -6,13 +6,25 @@ import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
+
+from extes_train.errors import EXIT_USER, error_text, terminal_width
 
 EXPORT_FORMATS = ("messages", "sharegpt", "alpaca")
 IMPORT_FORMATS = ("esconv", "extes", "messages", "sharegpt")
 
 
+class Parser(argparse.ArgumentParser):
+    """Errors as every verb says them."""
+
+    def error(self, message: str) -> NoReturn:
+        """The usage, the error, exit code 2."""
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_USER, f"{error_text(f'{self.prog}: {message}', terminal_width(sys.stderr))}\n")
+
+
 def _parser(verb: str, description: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(prog=f"extes {verb}", description=description)
+    return Parser(prog=f"extes {verb}", description=description)
 
 
 def import_(arguments: Sequence[str]) -> int:

@@ -16,7 +16,9 @@ from extes_train.errors import (
     ExtesError,
     UserError,
     did_you_mean,
+    error_text,
     path_error_line,
+    terminal_width,
 )
 
 
@@ -92,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run_verb(sys.argv[1:] if arguments is None else arguments)
     except ExtesError as error:
         if str(error):
-            print(f"extes: {error}", file=sys.stderr)
+            print(error_text(str(error), terminal_width(sys.stderr)), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("extes: interrupted", file=sys.stderr)
@@ -102,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_OK
     except Exception as error:
         if isinstance(error, OSError) and (line := path_error_line(error)):
-            print(f"extes: {line}", file=sys.stderr)
+            print(error_text(line, terminal_width(sys.stderr)), file=sys.stderr)
             return EXIT_USER
         import traceback
 

@@ -135,7 +135,10 @@ def estimate_memory(facts: ModelFacts, settings: Settings) -> Estimate:
     stepping = {"step": device.pop("step", 0.0)}
     passing = {"activations": activation_bytes(facts, settings), "head": _head_bytes(facts, settings)}
     larger = max(passing, stepping, key=lambda parts: sum(parts.values()))
-    return Estimate({name: int(value) for name, value in (device | larger).items() if value}, host)
+    parts = {name: int(value) for name, value in (device | larger).items() if value}
+    if not settings.cuda:  # what is offloaded lies in the same memory
+        parts, host = parts | {name: parts.get(name, 0) + value for name, value in host.items()}, {}
+    return Estimate(parts, host)
 
 
 def _states(facts: ModelFacts, settings: Settings) -> tuple[dict[str, float], dict[str, int]]:
@@ -183,12 +186,11 @@ def activation_bytes(facts: ModelFacts, settings: Settings) -> float:
     if settings.tuning in ("lora", "dora", "qlora"):
         per_layer += len(settings.target_modules) * settings.rank * 4
     transient = width * tokens * (3 * facts.intermediate_size + 2 * hidden)
-    if settings.gradient_checkpointing:
-        stored = facts.num_layers * hidden * width * tokens + per_layer * tokens
-    else:
-        stored = facts.num_layers * per_layer * tokens
     mask = tokens * tokens * (1 if settings.cuda else 5) if settings.dense_mask else 0
-    return stored + max(transient, _logits_bytes(facts, settings)) + mask
+    if settings.gradient_checkpointing:  # a layer's tensors come back one layer at a time, after the logits are gone
+        inputs = facts.num_layers * hidden * width * tokens
+        return inputs + max(per_layer * tokens + transient, _logits_bytes(facts, settings)) + mask
+    return facts.num_layers * per_layer * tokens + max(transient, _logits_bytes(facts, settings)) + mask
 
 
 def _logits_bytes(facts: ModelFacts, settings: Settings) -> float:

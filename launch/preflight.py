@@ -9,18 +9,21 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from extes_train.composition import compose
 from extes_train.dialogue.files import read_json
-from extes_train.errors import EXIT_OK, EXIT_USER, ExtesError, LaunchError
+from extes_train.errors import EXIT_OK, EXIT_USER, ExtesError, LaunchError, terminal_width
 from launch.audit import Audit, audit
 from launch.composing import Request, read_request
 from launch.config import DeepspeedConfig, RootConfig, SlurmConfig
 from launch.estimates import MemoryCheck, check_memory, disk_bytes, estimate_time
 from launch.memory import GIB, ModelFacts, format_bytes, model_facts
+from launch.weights import check_weights
 
 
 @dataclass
@@ -36,14 +39,25 @@ class Report:
         """Add a line."""
         self.lines.append((check, text))
 
-    def render(self) -> str:
-        """For a person."""
+    def render(self, columns: int | None = None) -> str:
+        """For a person, lines broken at `columns`."""
         width = max((len(check) for check, _ in self.lines), default=0)
         lines = []
         for check, text in self.lines:
             first, *more = text.splitlines() or [""]
             lines += [f"  {check:<{width}}  {first}", *(" " * (width + 4) + line for line in more)]
-        return "\n".join(lines + [f"  problem: {problem}" for problem in self.problems])
+        lines += [f"  problem: {problem}" for problem in self.problems]
+        if columns is None:
+            return "\n".join(lines)
+        hang = " " * (width + 4)
+        return "\n".join(
+            part
+            for line in lines
+            for part in textwrap.wrap(
+                line, columns, subsequent_indent=hang, break_long_words=False, break_on_hyphens=False
+            )
+            or [line]
+        )
 
 
 def doctor(arguments: Sequence[str]) -> int:
@@ -52,7 +66,7 @@ def doctor(arguments: Sequence[str]) -> int:
     if request is None:
         return EXIT_OK
     report = examine(request, with_audit=True)
-    print(report.render())
+    print(report.render(terminal_width(sys.stdout)))
     if report.problems:
         print(f"{len(report.problems)} problem{'s' if len(report.problems) > 1 else ''}")
         return EXIT_USER
@@ -137,6 +151,8 @@ def check_model(request: Request, report: Report) -> None:
         raise LaunchError(f"model.path={folder}: has no {missing[0]}; it must hold a model in Hugging Face's layout")
     if not model.random_weights and not list(folder.glob("*.safetensors")):
         raise LaunchError(f"model.path={folder}: has no *.safetensors; convert the weights with transformers first")
+    if not model.random_weights:
+        check_weights(folder)
     facts = read_facts(request.config)
     if facts:
         report.tell("model", f"{folder.name}: {facts.parameters / 1e6:,.1f} M parameters, {facts.num_layers} layers")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -45,12 +46,12 @@ def run_workers(
     """
     last_step: int | None = -1
     for attempt in range(max_restarts + 1):
-        outcome = _run_once(command, run_dir, processes, environment or {}, output)
+        (outcome,) = _run_once([command], [run_dir], processes, environment or {}, output)
         if not outcome.killed or attempt == max_restarts:
             break
         step = checkpointed_step(run_dir)
         if attempt > 0 and step == last_step:
-            outcome.text += f"\nkilled twice at the same checkpoint (step {step}): not started again"
+            outcome.text += f"\nextes: killed twice at the same checkpoint (step {step}): not started again"
             break
         last_step = step
         print(f"extes: a worker was killed; restart {attempt + 1} of {max_restarts}", file=sys.stderr, flush=True)
@@ -59,38 +60,77 @@ def run_workers(
     return outcome.code
 
 
+def run_together(
+    commands: Sequence[Sequence[str]],
+    *,
+    run_dirs: Sequence[Path],
+    processes: int,
+    environment: Mapping[str, str] | None = None,
+) -> list[int]:
+    """Run `commands` at the same time, once each, `processes` workers in all; their exit codes."""
+    outcomes = _run_once(commands, run_dirs, processes, environment or {}, None)
+    for text in dict.fromkeys(outcome.text for outcome in outcomes if outcome.text):
+        print(text, file=sys.stderr, flush=True)
+    return [outcome.code for outcome in outcomes]
+
+
 def _run_once(
-    command: Sequence[str], run_dir: Path, processes: int, environment: Mapping[str, str], output: Path | None
-) -> Outcome:
-    records = run_dir / "logs" / "exit"
-    shutil.rmtree(records, ignore_errors=True)
-    records.mkdir(parents=True, exist_ok=True)
+    commands: Sequence[Sequence[str]],
+    run_dirs: Sequence[Path],
+    processes: int,
+    environment: Mapping[str, str],
+    output: Path | None,
+) -> list[Outcome]:
+    """Each of `commands` writes its exit records below the run directory of the same number."""
+    children: list[subprocess.Popen[Any]] = []
+    records = [run_dir / "logs" / "exit" for run_dir in run_dirs]
+    with contextlib.ExitStack() as stack:
+        stream = stack.enter_context(open(output, "ab")) if output else None
+        received = stack.enter_context(forwarding(children))
+        for command, folder in zip(commands, records):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            child = subprocess.Popen(
+                list(command),
+                env=worker_environment(environment, processes, folder),
+                start_new_session=True,
+                stdout=stream,
+                stderr=subprocess.STDOUT if stream else None,
+            )
+            children.append(child)
+        for child in children:
+            child.wait()
+    return [judge(child.returncode, folder, received) for child, folder in zip(children, records)]
+
+
+@contextlib.contextmanager
+def forwarding(children: Sequence[subprocess.Popen[Any]]) -> Iterator[list[int]]:
+    """Signals to this process go to the workers of `children`; yields the list of those that came.
+
+    Children that are left at the end (after an error) are killed.
+    """
+    import psutil
+
     received: list[int] = []
-    stream = open(output, "ab") if output else None  # noqa: SIM115
-    child = subprocess.Popen(
-        list(command),
-        env=worker_environment(environment, processes, records),
-        start_new_session=True,
-        stdout=stream,
-        stderr=subprocess.STDOUT if stream else None,
-    )
 
     def forward(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        for worker in _workers(child.pid):
-            worker.send_signal(number)
+        for child in children:
+            for worker in _workers(child.pid):
+                # what only starts workers would answer a Ctrl-C with a traceback
+                sent = signal.SIGTERM if number == signal.SIGINT and _is_starter(worker) else number
+                with contextlib.suppress(psutil.Error):  # it has just ended
+                    worker.send_signal(sent)
 
     previous = {number: signal.signal(number, forward) for number in FORWARDED}
     try:
-        child.wait()
+        yield received
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-        if stream:
-            stream.close()
-        if child.poll() is None:
-            child.kill()
-    return judge(child.returncode, records, signal.SIGINT in received)
+        for child in children:
+            if child.poll() is None:
+                child.kill()
 
 
 def _workers(pid: int) -> list[Any]:
@@ -106,27 +146,35 @@ def _workers(pid: int) -> list[Any]:
 
 
 def _is_worker(process: Any) -> bool:
+    return any(word.startswith("extes_train.") for word in _words(process)) and not _is_starter(process)
+
+
+def _is_starter(process: Any) -> bool:
+    """torchrun's agent and deepspeed's runner, whose words hold the worker's."""
+    return any(word == "launch.agent" or word.startswith("deepspeed.launcher") for word in _words(process))
+
+
+def _words(process: Any) -> list[str]:
     import psutil
 
     try:
-        words = process.cmdline()
-        starter = any(word == "launch.agent" or word.startswith("deepspeed.launcher") for word in words)
-        return any(word.startswith("extes_train.") for word in words) and not starter
+        return list(process.cmdline())
     except psutil.Error:
-        return False
+        return []
 
 
-def judge(returncode: int, records: Path, interrupted: bool = False) -> Outcome:
-    """The outcome from the process's return code and the ranks' exit records."""
+def judge(returncode: int, records: Path, received: Sequence[int] = ()) -> Outcome:
+    """The outcome from the process's return code, the ranks' exit records and the signals that were passed on."""
     if returncode == EXIT_OK:
         return Outcome(EXIT_OK)
-    if interrupted:
+    if signal.SIGINT in received:
         return Outcome(EXIT_INTERRUPTED)
     ranks = sorted((json.loads(path.read_text()) for path in records.glob("rank-*.json")), key=lambda r: r["time"])
     failed = [record for record in ranks if record["code"] not in (EXIT_OK, EXIT_REQUEUE)]
     agent = json.loads((records / "agent.json").read_text()) if (records / "agent.json").exists() else []
-    if returncode in KILLED or any(failure["exitcode"] in KILLED for failure in agent):
-        return Outcome(128 + 9, "a worker was killed (out of memory? see the kernel's log)", killed=True)
+    ends = {returncode, *(failure["exitcode"] for failure in agent)}
+    if ends & set(KILLED):
+        return Outcome(128 + 9, "extes: a worker was killed (out of memory? see the kernel's log)", killed=True)
     if failed:
         first = failed[0]
         # a user's error is one line and every rank has the same; rank 0 has printed it
@@ -134,6 +182,9 @@ def judge(returncode: int, records: Path, interrupted: bool = False) -> Outcome:
         return Outcome(first["code"], own_words)
     if any(record["code"] == EXIT_REQUEUE for record in ranks) or returncode == EXIT_REQUEUE:
         return Outcome(EXIT_REQUEUE)
+    if any(-number in ends or 128 + number in ends for number in received):
+        name = signal.Signals(received[0]).name
+        return Outcome(EXIT_REQUEUE, f"extes: {name} before there was anything to save; start the same command again")
     return Outcome(returncode if returncode > 0 else EXIT_INTERNAL)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from extes_train.composition import group_options
 from extes_train.config_errors import known_keys
-from extes_train.errors import EXIT_OK, EXIT_USER
+from extes_train.errors import EXIT_OK, EXIT_USER, error_text
 from launch.config import SCHEMAS, RootConfig
 from launch.help import SECTIONS, meanings, verb_help
 from launch.main import VERBS, main, usage
@@ -83,7 +83,7 @@ def test_main_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == EXIT_USER
     assert main(["--help"]) == EXIT_OK
     assert main(["trian"]) == EXIT_USER
-    assert 'extes trian: no such verb (did you mean "train"?)' in capsys.readouterr().err
+    assert 'extes: trian: no such verb (did you mean "train"?)' in capsys.readouterr().err
     assert main(["train", "optim.lrr=1"]) == EXIT_USER
     assert capsys.readouterr().err.startswith("extes: optim.lrr: no such key")
     assert main(["--version"]) == EXIT_OK
@@ -105,3 +105,16 @@ def test_meanings_come_from_the_comments() -> None:
     assert inspect.getsource(type(RootConfig().optim)).count("# optimizer steps")
     assert meanings(type(RootConfig().optim))["max_steps"] == "optimizer steps"
     assert meanings(SCHEMAS["tuning/dora"])["r"] == "rank"
+
+
+def test_error_lines_fit_a_terminal() -> None:
+    path = "/a/very/long/path/" + "x" * 70
+    text = error_text(
+        f"not started, 2 problems:\n  - {path}: no such folder; " + "name another one " * 8 + "\n  - b", 80
+    )
+    lines = text.splitlines()
+    assert lines[0] == "extes: not started, 2 problems:" and lines[-1] == "  - b"
+    assert any(path in line for line in lines), "paths stay whole"
+    assert all(len(line) <= 80 or path in line for line in lines)
+    assert error_text("extes train --x: no such option") == "extes: train --x: no such option"
+    assert error_text("[rank 1]\nTraceback (most recent call last):\n  x").startswith("[rank 1]")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 import sys
 from collections import namedtuple
@@ -39,7 +40,7 @@ def words(tmp_path: Path) -> list[str]:
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text(json.dumps(SHAPE))
-    (model / "model.safetensors").touch()
+    (model / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
     return [
         f"data.train={tmp_path}/train.jsonl", f"model.path={model}", f"run_dir={tmp_path}/run", "model.dtype=bf16",
         "launcher=deepspeed", f"launcher.hostfile={tmp_path}/hosts",

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from extes_train.errors import EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_OK, EXIT_REQUEUE, EXIT_USER
-from launch.processes import checkpointed_step, judge, run_workers
+from launch.processes import checkpointed_step, judge, run_together, run_workers
 
 # what a child can do: leave a rank's exit record, count its starts, complete a checkpoint, kill itself
 CHILD = """
@@ -119,6 +119,8 @@ def test_torchruns_word_on_a_killed_rank_counts(tmp_path: Path) -> None:
         (signal.SIGUSR2, "signal.signal(signal.SIGUSR2, lambda *_: sys.exit(75))", EXIT_REQUEUE),
         (signal.SIGTERM, "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))", EXIT_REQUEUE),
         (signal.SIGINT, "signal.signal(signal.SIGINT, lambda *_: sys.exit(1))", EXIT_INTERRUPTED),
+        (signal.SIGTERM, "", EXIT_REQUEUE),  # the worker had no handler yet: nothing to save
+        (signal.SIGUSR1, "", EXIT_REQUEUE),
     ],
 )
 def test_signals_reach_the_worker(tmp_path: Path, number: int, body: str, code: int) -> None:
@@ -128,6 +130,17 @@ def test_signals_reach_the_worker(tmp_path: Path, number: int, body: str, code: 
     assert run(tmp_path, f"{body}\n(run / 'ready').touch()\ntime.sleep(30)") == code
     sender.join()
     assert signal.getsignal(number) is before, "the caller's handler is back"
+
+
+def test_several_at_a_time(tmp_path: Path) -> None:
+    folders = [tmp_path / "a", tmp_path / "b"]
+    commands = []
+    for code, folder in enumerate(folders):
+        folder.mkdir()
+        (folder / "child.py").write_text(f"{CHILD}\nrecord(0, {code}); sys.exit({code})")
+        commands.append([sys.executable, "-S", str(folder / "child.py"), str(folder)])
+    assert run_together(commands, run_dirs=folders, processes=2) == [0, 1]
+    assert all((folder / "logs/exit/rank-0.json").is_file() for folder in folders)
 
 
 def send_when_ready(ready: Path, number: int) -> None:
@@ -156,5 +169,8 @@ def test_threads_are_shared_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert worker_environment({}, 10_000, None)["OMP_NUM_THREADS"] == "1"
     assert (environment["OMP_WAIT_POLICY"], environment["NAME"]) == ("passive", "value")
     assert environment["EXTES_EXIT_RECORDS"] == str(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert worker_environment({}, 1, None)["MALLOC_MMAP_THRESHOLD_"] == "1048576"
+    assert worker_environment({"MALLOC_MMAP_THRESHOLD_": "7"}, 1, None)["MALLOC_MMAP_THRESHOLD_"] == "7"
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert worker_environment({}, 2, None)["OMP_NUM_THREADS"] == "7", "the user's own setting stays"

@@ -60,4 +60,4 @@ def test_the_process_ends_with_the_code_though_a_thread_hangs(root: Path) -> Non
         "run_worker(main, [])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, timeout=20)
-    assert (done.returncode, done.stderr) == (75, "again\n")
+    assert (done.returncode, done.stderr) == (75, "extes: again\n")
