@@ -10,9 +10,10 @@ from typing import Any
 
 import aiohttp
 
-from data_gen.teacher.client import Completion, TeacherClient, read_completion
+from data_gen.teacher.client import TeacherClient
 from data_gen.teacher.codec import decode, encode
 from data_gen.teacher.http import TransportError
+from data_gen.teacher.reply import Completion, read_completion
 from data_gen.teacher.structured import is_refusal, parse_json
 from extes_train.errors import BudgetReached, TeacherError
 

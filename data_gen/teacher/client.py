@@ -12,7 +12,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
@@ -24,27 +24,19 @@ from data_gen.environment import teacher_key
 from data_gen.teacher.codec import decode, encode
 from data_gen.teacher.http import Answer, Http, TransportError
 from data_gen.teacher.limits import Gate, retry_after_s
+from data_gen.teacher.reply import CHARACTERS_PER_TOKEN, Completion, read_completion, reason_of, status_within
 from data_gen.teacher.structured import is_refusal, mend_messages, parse_json, response_format
 from extes_train.errors import TeacherError, did_you_mean
 
 FIRST_BACKOFF_S = 0.25
 LONGEST_BACKOFF_S = 30.0
 FIRST_CONTACT_ATTEMPTS = 4  # on a refused connection before anything was ever answered
-CHARACTERS_PER_TOKEN = 4  # a guess, used for limits before the endpoint has counted
+OUTAGE_S = 60.0  # an endpoint that has answered before and now answers nobody may take so long to come back
+OUTAGE_BACKOFF_S = 4.0
+PASSING = (408, 409, 425)  # statuses below 500 that another try may mend
+TOO_LONG = ("context length", "context_length", "context window", "context size", "too long", "too many tokens")
+FLAGGED = ("content_filter", "content management policy", "invalid_prompt", "flagged", "moderation")  # of a prompt
 ADAPTABLE = ("response_format", "seed", "temperature", "max_tokens")  # fields some servers refuse by a 400
-
-
-@dataclass(slots=True)
-class Completion:
-    """One reply. `finish_reason`: stop, length, content_filter, refusal or context_length (the prompt was too long)."""
-
-    text: str
-    finish_reason: str
-    prompt_tokens: int
-    completion_tokens: int
-    attempts: int = 1
-    parsed: Any | None = None  # the JSON value, where a schema was given and the reply holds one
-    repaired: bool = False  # it took a second request to get it
 
 
 @dataclass
@@ -71,9 +63,15 @@ class TeacherClient:
         self.stats = ClientStats()
         self.gate = Gate(config.concurrency, config.requests_per_minute, config.tokens_per_minute)
         self._key = teacher_key(config.key_variable)
+        if self._key is not None and not (self._key.isascii() and self._key.isprintable()):
+            raise TeacherError(
+                f"teacher.key_variable={config.key_variable}: the key in it holds a character that no HTTP header may "
+                f"hold (a line end, a letter that is not ASCII); set it again"
+            )
         self._http = Http(url, self._key, config.timeout_s)
         self._fatal: Exception | None = None
         self._without: set[str] = {"response_format"} if config.structured_output == "none" else set()
+        self._answered_at = 0.0  # when anything was answered last
         self._completion_tokens = float(config.max_tokens)  # running mean, for the tokens-per-minute estimate
         self._jitter = random.Random()
 
@@ -119,24 +117,23 @@ class TeacherClient:
 
     async def request_bytes(self, method: str, path: str, data: bytes | Callable[[], FormData] | None = None) -> bytes:
         """The body of a request to another path, tried again like any other."""
-        failures = 0
+        trouble = _Trouble()
         while True:
             try:
                 answer = await self._http.request(method, path, data() if callable(data) else data)
             except TransportError as error:
-                retry = self._after_failure(error.cause, str(error), failures, error.reached)
+                wait_s = self._after_failure(error, trouble)
             else:
-                if answer.status == 200:
+                if answer.status < 300:
+                    self._answered_at = time.monotonic()
                     return answer.body
                 if answer.status == 429:
-                    retry = self._after_429(answer, failures)
-                elif answer.status >= 500:
-                    reason = f"HTTP {answer.status}: {_reason(answer.body)}"
-                    retry = self._after_failure(str(answer.status), reason, failures, True)
+                    wait_s = self._after_429(answer, trouble)
+                elif answer.status >= 500 or answer.status in PASSING:
+                    wait_s = self._after_failure(_failure(answer), trouble)
                 else:
-                    raise self._stop(await self._refusal_error(answer.status, self._scrub(_reason(answer.body))))
-            failures += not retry.is_refusal
-            await asyncio.sleep(retry.seconds)
+                    raise self._stop(await self._refusal_error(answer))
+            await asyncio.sleep(wait_s)
 
     def settle(self, completion: Completion) -> None:
         """Count a reply that came another way, out of a batch."""
@@ -212,7 +209,7 @@ class TeacherClient:
         body = encode(self.body(messages, schema, seed, max_tokens))
         without = len(self._without)
         estimate = len(body) / CHARACTERS_PER_TOKEN + self._completion_tokens
-        sent, failures, refusals = 0, 0, 0
+        sent, trouble = 0, _Trouble()
         while True:
             if self._fatal is not None:
                 raise self._fatal
@@ -227,92 +224,114 @@ class TeacherClient:
             sent += 1
             self.stats.sent += 1
             try:
-                wait_s = await self._attempt(body, estimate, failures, refusals)
+                result = await self._attempt(body, estimate, trouble)
             finally:
                 self.gate.leave()
-            if isinstance(wait_s, Completion):
-                wait_s.attempts = sent
-                return wait_s
-            if wait_s.is_refusal:
-                refusals += 1
-            elif not wait_s.is_adaptation:
-                failures += 1
-            if wait_s.seconds:
-                await asyncio.sleep(wait_s.seconds)
+            if isinstance(result, Completion):
+                result.attempts = sent
+                return result
+            if result:
+                await asyncio.sleep(result)
 
-    async def _attempt(self, body: bytes, estimate: float, failures: int, refusals: int) -> Completion | _Retry:
-        """One HTTP request. The budget has admitted it; whatever happens, it is settled here."""
+    async def _attempt(self, body: bytes, estimate: float, trouble: _Trouble) -> Completion | float:
+        """One HTTP request: the reply, or the seconds until the next one. The budget has admitted it; whatever happens,
+        it is settled here."""
         try:
             answer = await self._http.post("/chat/completions", body)
-            if answer.status == 200:
-                completion = read_completion(answer.body, body)
-                self.budget.settle(completion.prompt_tokens, completion.completion_tokens)
-                self._count(completion, estimate)
-                return completion
+            if answer.status < 300:
+                try:
+                    completion = read_completion(answer.body, body)
+                except TransportError:
+                    status = status_within(answer.body)
+                    if status is None:
+                        raise
+                    answer = replace(answer, status=status)
+                else:
+                    self.budget.settle(completion.prompt_tokens, completion.completion_tokens)
+                    self._count(completion, estimate)
+                    return completion
         except TransportError as error:
             self.budget.failed()
-            return self._after_failure(error.cause, str(error), failures, error.reached)
+            return self._after_failure(error, trouble)
         except BaseException:
             self.budget.failed()
             raise
         if answer.status == 429:
             self.budget.refund()
-            return self._after_429(answer, refusals)
+            return self._after_429(answer, trouble)
         self.budget.failed()
-        if answer.status >= 500 or answer.status in (408, 409, 425):
-            cause = f"{answer.status}"
-            return self._after_failure(cause, f"HTTP {cause}: {_reason(answer.body)}", failures, True)
+        if answer.status >= 500 or answer.status in PASSING:
+            return self._after_failure(_failure(answer), trouble)
         return await self._after_refusal(answer, body)
 
     def _count(self, completion: Completion, estimate: float) -> None:
         self.stats.answered += 1
+        self._answered_at = time.monotonic()
         self.gate.answered()
         self.gate.correct(completion.prompt_tokens + completion.completion_tokens - estimate)
         self._completion_tokens += (completion.completion_tokens - self._completion_tokens) / 32
 
-    def _after_failure(self, cause: str, detail: str, failures: int, reached: bool) -> _Retry:
-        """Back off after a failure of transport, or give up and stop the run."""
-        self.stats.retries[cause] += 1
-        allowed = self.config.max_attempts
-        if not reached and not self.stats.answered:
-            allowed = min(allowed, FIRST_CONTACT_ATTEMPTS)
-        if failures + 1 >= allowed:
-            what = "cannot be reached" if not reached else f"failed {allowed} times in a row for one request"
-            raise self._stop(TeacherError(f"teacher.base_url={self.base_url}: {what}: {self._scrub(detail)}"))
-        return _Retry(self._backoff_s(failures))
+    def _after_failure(self, error: TransportError, trouble: _Trouble) -> float:
+        """Seconds to wait after a failure of transport, or give up and stop the run.
 
-    def _after_429(self, answer: Answer, refusals: int) -> _Retry:
+        While nobody at all is answered by an endpoint that has answered before (it is being restarted), a request is
+        tried for OUTAGE_S, whatever the number of attempts; once it is back, they count anew.
+        """
+        self.stats.retries[error.cause] += 1
+        now = time.monotonic()
+        if trouble.in_outage and self._answered_at > trouble.since:
+            trouble.failures, trouble.in_outage = 0, False
+        if trouble.failures == 0:
+            trouble.since = now
+        trouble.failures += 1
+        allowed = self.config.max_attempts
+        if not error.reached and not self._answered_at:
+            allowed = min(allowed, FIRST_CONTACT_ATTEMPTS)
+        if trouble.failures >= allowed:
+            trouble.in_outage = 0 < self._answered_at <= trouble.since and now - trouble.since < OUTAGE_S
+            if not trouble.in_outage:
+                what = f"failed {trouble.failures} times in a row for one request"
+                what = what if error.reached else "cannot be reached"
+                raise self._stop(TeacherError(f"teacher.base_url={self.base_url}: {what}: {self._scrub(str(error))}"))
+        wait_s = self._backoff_s(trouble.failures - 1)
+        return max(min(wait_s, OUTAGE_BACKOFF_S) if trouble.in_outage else wait_s, error.retry_after_s)
+
+    def _after_429(self, answer: Answer, trouble: _Trouble) -> float:
         self.stats.retries["429"] += 1
-        reason = _reason(answer.body)
+        reason = reason_of(answer.body)
         if "insufficient_quota" in reason or "billing" in reason.lower():
             raise self._stop(TeacherError(f"teacher.base_url={self.base_url}: {self._scrub(reason)}"))
-        wait_s = retry_after_s(answer.retry_after)
-        if wait_s is None:
-            wait_s = self._backoff_s(refusals)
+        wait_s = retry_after_s(answer.retry_after) or self._backoff_s(trouble.refusals)  # 0 s, or a date gone by: soon
+        trouble.refusals += 1
         self.gate.refused(wait_s)
-        return _Retry(wait_s, is_refusal=True)
+        return wait_s
 
-    async def _after_refusal(self, answer: Answer, body: bytes) -> Completion | _Retry:
+    async def _after_refusal(self, answer: Answer, body: bytes) -> Completion | float:
         """A 4xx: adapt the request to the server, tell a too long or filtered prompt from the rest, or stop."""
-        status, reason = answer.status, _reason(answer.body)
+        status, reason = answer.status, reason_of(answer.body)
         lowered = reason.lower()
+        if status in (400, 413, 422) and (status == 413 or any(words in lowered for words in TOO_LONG)):
+            return Completion("", "context_length", 0, 0)
+        if status in (400, 403, 422) and any(words in lowered for words in FLAGGED):
+            return Completion("", "content_filter", 0, 0)
         if status in (400, 422):
             for name in ADAPTABLE:
                 adapts = name != "response_format" or self.config.structured_output == "auto"
                 if adapts and name in lowered and f'"{name}"'.encode() in body:
                     self._without.add(name)
-                    return _Retry(0.0, is_adaptation=True)
+                    return 0.0
             if "response_format" in body.decode("utf-8", "replace") and "json_schema" in lowered:
                 self._without.add("response_format")
-                return _Retry(0.0, is_adaptation=True)
-        if status in (400, 413, 422) and ("context" in lowered or "too long" in lowered or status == 413):
-            return Completion("", "context_length", 0, 0)
-        if status in (400, 422) and ("content_filter" in lowered or "content management policy" in lowered):
-            return Completion("", "content_filter", 0, 0)
-        raise self._stop(await self._refusal_error(status, self._scrub(reason)))
+                return 0.0
+        raise self._stop(await self._refusal_error(answer))
 
-    async def _refusal_error(self, status: int, reason: str) -> TeacherError:
-        config = self.config
+    async def _refusal_error(self, answer: Answer) -> TeacherError:
+        config, status, reason = self.config, answer.status, self._scrub(reason_of(answer.body))
+        if status < 400:
+            return TeacherError(
+                f"teacher.base_url={self.base_url}: sends every request on to {self._scrub(str(answer.location))} "
+                f"(HTTP {status}); write the address that answers itself, as the key goes nowhere else"
+            )
         if status in (401, 403):
             have = "was refused" if self._key else "is not set, and the endpoint wants a key"
             return TeacherError(f"teacher.key_variable={config.key_variable}: {have} (HTTP {status}: {reason})")
@@ -345,43 +364,17 @@ class TeacherClient:
 
 
 @dataclass(slots=True)
-class _Retry:
-    seconds: float
-    is_refusal: bool = False
-    is_adaptation: bool = False
+class _Trouble:
+    """What a request has met so far."""
+
+    failures: int = 0  # of transport, those that count
+    refusals: int = 0  # for rate
+    since: float = 0.0  # when the first failure was
+    in_outage: bool = False
 
 
-def read_completion(body: bytes, request: bytes) -> Completion:
-    """A 200's body as a Completion; TransportError where it is no chat completion."""
-    try:
-        reply = decode(body)
-        choice = reply["choices"][0]
-        message = choice["message"]
-        text = message.get("content") or ""
-        reason = choice.get("finish_reason") or "stop"
-        if message.get("refusal"):
-            text, reason = text or str(message["refusal"]), "refusal"
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        raise TransportError("truncated", f"no chat completion: {body[:80]!r}") from None
-    usage = reply.get("usage") or {}
-    prompt_tokens = usage.get("prompt_tokens")
-    completion_tokens = usage.get("completion_tokens")
-    if prompt_tokens is None:
-        prompt_tokens = len(request) // CHARACTERS_PER_TOKEN
-    if completion_tokens is None:
-        completion_tokens = len(text) // CHARACTERS_PER_TOKEN
-    return Completion(text, str(reason), int(prompt_tokens), int(completion_tokens))
-
-
-def _reason(body: bytes) -> str:
-    """The endpoint's own words about an error, on one line."""
-    try:
-        value = decode(body)
-        error = value.get("error", value) if isinstance(value, dict) else value
-        if isinstance(error, dict):
-            parts = [str(error[key]) for key in ("message", "code", "detail", "param") if error.get(key)]
-            error = " · ".join(dict.fromkeys(parts)) or error
-        text = str(error)
-    except ValueError:
-        text = body.decode("utf-8", "replace")
-    return " ".join(text.split())[:500]
+def _failure(answer: Answer) -> TransportError:
+    """A status that may pass, as a failure of transport."""
+    error = TransportError(f"{answer.status}", reason_of(answer.body))
+    error.retry_after_s = retry_after_s(answer.retry_after) or 0.0
+    return error

@@ -19,4 +19,17 @@ except ImportError:
         return json.loads(text)
 
 
-__all__ = ["decode", "encode"]
+def decode_loosely(body: bytes) -> Any:
+    """The value of a body that `decode` may refuse: a byte order mark, UTF-16, bytes that are no UTF-8 (replaced by
+    U+FFFD), NaN, half of a surrogate pair (left as it is). Raises ValueError where there is no JSON in it."""
+    try:
+        return decode(body)
+    except ValueError:
+        pass
+    try:
+        return json.loads(body.decode(json.detect_encoding(body), "replace"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+__all__ = ["decode", "decode_loosely", "encode"]

@@ -13,15 +13,17 @@ from data_gen.environment import proxy_for
 from extes_train.errors import TeacherError
 
 _JSON = {"Content-Type": "application/json"}
+SECRET_LENGTH = 12  # a shorter key ("EMPTY", "none") may be a word of a dialogue: it stays in replies
 
 
 @dataclass(slots=True)
 class Answer:
-    """What came back: the status, the whole body and the Retry-After header."""
+    """What came back: the status, the whole body and the headers Retry-After and Location."""
 
     status: int
     body: bytes
     retry_after: str | None
+    location: str | None = None
 
 
 class TransportError(Exception):
@@ -31,16 +33,16 @@ class TransportError(Exception):
         super().__init__(f"{cause}: {detail}" if detail else cause)
         self.cause = cause
         self.reached = reached
+        self.retry_after_s = 0.0  # what the endpoint asked for
 
 
 class Http:
     """One connection pool to one base URL. Its size has no limit: whoever waits, waits in our own gate."""
 
     def __init__(self, base_url: str, key: str | None, timeout_s: float) -> None:
-        self.base_url = base_url.rstrip("/")
-        if not self.base_url.startswith(("http://", "https://")):
-            raise TeacherError(f"teacher.base_url={base_url!r}: must start with http:// or https://")
+        self.base_url = check_address(base_url)
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._secret = key.encode() if key and len(key) >= SECRET_LENGTH else None
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._urls: dict[str, URL] = {}
         self._session: aiohttp.ClientSession | None = None
@@ -88,15 +90,41 @@ class Http:
             url = self._urls[path] = URL(self.base_url + path)
         session = self._forms if isinstance(data, aiohttp.FormData) else self._session
         try:
-            async with session.request(method, url, data=data, proxy=self._proxy) as response:
-                return Answer(response.status, await response.read(), response.headers.get("Retry-After"))
+            async with session.request(method, url, data=data, proxy=self._proxy, allow_redirects=False) as response:
+                body, headers = await response.read(), response.headers
+                if self._secret is not None and self._secret in body:  # an endpoint that sends the key back
+                    body = body.replace(self._secret, "…".encode())
+                return Answer(response.status, body, headers.get("Retry-After"), headers.get("Location"))
         except (asyncio.TimeoutError, TimeoutError):
             raise TransportError("timeout", f"no answer within {self._timeout.total} s") from None
-        except aiohttp.InvalidURL as error:
-            raise TeacherError(f"teacher.base_url={self.base_url!r}: {error}") from error
+        except (aiohttp.InvalidURL, UnicodeError) as error:
+            raise TeacherError(f"teacher.base_url={self.base_url!r}: no address: {error}") from error
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise TeacherError(
+                f"teacher.base_url={self.base_url}: its certificate is not trusted ({error.certificate_error}); "
+                f"SSL_CERT_FILE may name the authority's certificate"
+            ) from None
         except aiohttp.ClientConnectorError as error:
             raise TransportError("connect", str(error), reached=False) from None
         except aiohttp.ClientPayloadError as error:
             raise TransportError("truncated", str(error).splitlines()[0]) from None
         except (aiohttp.ClientError, OSError) as error:
             raise TransportError("reset", str(error) or type(error).__name__) from None
+
+
+def check_address(base_url: str) -> str:
+    """`base_url` without a slash at its end. Raises TeacherError for what is no address of an endpoint."""
+    if not base_url.startswith(("http://", "https://")):
+        raise TeacherError(f"teacher.base_url={base_url!r}: must start with http:// or https://")
+    try:
+        url = URL(base_url)
+        host, port = url.host, url.port
+    except ValueError as error:
+        raise TeacherError(f"teacher.base_url={base_url!r}: no address: {error}") from None
+    if not host or not port:
+        raise TeacherError(f"teacher.base_url={base_url!r}: names no host; write http://host:port/v1")
+    if url.user or url.password:
+        raise TeacherError("teacher.base_url: holds a user or password; keys come from teacher.key_variable alone")
+    if url.query_string or url.fragment:
+        raise TeacherError(f"teacher.base_url={base_url!r}: may hold no ? or #; write http://host:port/v1")
+    return base_url.rstrip("/")
