@@ -51,7 +51,7 @@ def load_tuned(config: ModelConfig, folder: Path, device: torch.device | str) ->
         model: Any = PeftModel.from_pretrained(load_model(config), str(folder))
     else:
         model = load_model(replace(config, path=str(folder), random_weights=False, revision=None))
-    use_attention(model, config.attention, device)
+    use_attention(model, config.attention, device, config.context_length)
     return model.to(device).eval()
 
 
@@ -61,7 +61,7 @@ def load_base(config: ModelConfig, device: torch.device | str) -> Any:
     from extes_train.model.loading import load_model
 
     model: Any = load_model(config)
-    use_attention(model, config.attention, device)
+    use_attention(model, config.attention, device, config.context_length)
     return model.to(device).eval()
 
 

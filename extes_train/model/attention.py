@@ -1,62 +1,74 @@
 """Attention over token trees: the backends behind one small interface.
 
-`use_attention` picks a backend and sets it on the model; `attention_inputs` is what the forward pass hands down for a
+`use_attention` sets a backend on the model; `attention_inputs` is what the forward pass hands down for a
 row. A row travels as a keyword argument, not in a context: gradient checkpointing runs the layers a second time in the
 backward pass and must find the same row.
 
+    auto         whichever of these is fastest for a row (choosing.py)
     structured   CPU: no cost for masked pairs (structured.py)
     sdpa         dense bool mask; the reference, everywhere
     eager        dense additive mask
     flex         FlexAttention with a block mask made once per row (flex.py); GPU
     varlen       variable-length flash attention (varlen.py); GPU
+    stock        the model's own, for architectures that take no rows: flat samples as a padded batch (stock.py)
 """
 
 from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Callable
+from functools import cache, wraps
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from extes_train.errors import ConfigError
+from extes_train.errors import ConfigError, LayoutError
 from extes_train.model.batch import RowBatch
 
 log = logging.getLogger(__name__)
 
-OURS = ("structured", "flex", "varlen")
+OURS = ("auto", "structured", "flex", "varlen")
 PREFIX = "extes_"
 
 
-def use_attention(model: nn.Module, name: str, device: torch.device | str = "cpu") -> str:
-    """Set the attention backend of `model` and return the name of the one chosen (never `auto`).
+def use_attention(model: nn.Module, name: str, device: torch.device | str = "cpu", longest: int | None = None) -> str:
+    """Set the attention backend of `model` and return its name; `auto` becomes `stock` where rows cannot go.
 
-    Raises ConfigError where `name` cannot run on `device`.
+    `longest`: tokens of the longest path (None: what the model was made for). Raises ConfigError where `name` cannot
+    run on `device` or with this architecture.
     """
+    from extes_train.model.architectures import row_obstacle
     from extes_train.model.forward import causal_lm
+    from extes_train.model.stock import set_stock
 
+    inner = causal_lm(model)
+    obstacle = row_obstacle(inner.config, longest)
+    if obstacle is not None and name not in ("auto", "stock"):
+        raise ConfigError(f"model.attention={name}: {obstacle}; set model.attention=auto")
+    stock = obstacle is not None or name == "stock"
+    set_stock(model, stock)
+    if stock:
+        if inner.config._attn_implementation.startswith(PREFIX):
+            inner.set_attn_implementation("sdpa")
+        log.info("attention=stock: %s", obstacle or "model.attention=stock")
+        return "stock"
     chosen = choose(name, torch.device(device).type)
     register()
-    causal_lm(model).set_attn_implementation(PREFIX + chosen if chosen in OURS else chosen)
-    log.info("attention=%s%s", chosen, " (auto)" if name == "auto" else "")
+    inner.set_attn_implementation(PREFIX + chosen if chosen in OURS else chosen)
+    log.info("attention=%s", chosen)
     return chosen
 
 
 def choose(name: str, device_type: str) -> str:
-    """The backend that `name` stands for on this kind of device.
-
-    On a CPU the structured path is never slower than a dense mask (docs/benchmarks.md); a row of one trunk is
-    one causal call in it. On a GPU flash attention where it is installed, else flex.
-    """
+    """The backend that `name` stands for, checked against the device; `auto` decides row by row (choosing.py)."""
     cuda = device_type == "cuda"
-    if name == "auto":
-        return "structured" if not cuda else "varlen" if _flash_attn_installed() else "flex"
     if name == "flash_attention_2":
         name = "varlen"
     if name == "flex" and not cuda:
         raise ConfigError("model.attention=flex: FlexAttention trains on a GPU only; use structured or sdpa here")
-    if name == "varlen" and not (cuda and _flash_attn_installed()):
+    if name == "varlen" and not (cuda and flash_attn_installed()):
         raise ConfigError(
             "model.attention=varlen needs a GPU and the package flash-attn (pip install -e .[gpu]); "
             "use auto, sdpa or structured here"
@@ -64,8 +76,21 @@ def choose(name: str, device_type: str) -> str:
     return name
 
 
-def _flash_attn_installed() -> bool:
+@cache
+def flash_attn_installed() -> bool:
+    """True where the package flash-attn is."""
     return importlib.util.find_spec("flash_attn") is not None
+
+
+def backend(name: str) -> Callable[..., Any]:
+    """transformers' attention function of one of OURS."""
+    from extes_train.model.choosing import auto_attention_forward
+    from extes_train.model.flex import flex_attention_forward
+    from extes_train.model.structured import structured_attention_forward
+    from extes_train.model.varlen import varlen_attention_forward
+
+    functions = (auto_attention_forward, structured_attention_forward, flex_attention_forward, varlen_attention_forward)
+    return dict(zip(OURS, functions, strict=True))[name]
 
 
 def register() -> None:
@@ -73,14 +98,21 @@ def register() -> None:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
-    from extes_train.model.flex import flex_attention_forward
-    from extes_train.model.structured import structured_attention_forward
-    from extes_train.model.varlen import varlen_attention_forward
-
-    functions = (structured_attention_forward, flex_attention_forward, varlen_attention_forward)
-    for name, function in zip(OURS, functions, strict=True):
-        AttentionInterface.register(PREFIX + name, function)
+    for name in OURS:
+        AttentionInterface.register(PREFIX + name, _with_its_row(backend(name)))
         AttentionMaskInterface.register(PREFIX + name, sdpa_mask)
+
+
+def _with_its_row(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, refusing a layer that was not handed the row: it would see every token of it without an error."""
+
+    @wraps(function)
+    def forward(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **rest: Any) -> Any:
+        if rest.get("row") is None and mask is not None and mask.shape[-1] != key.shape[-2]:
+            raise LayoutError(f"{type(module).__name__} does not hand a row down to its attention; tokens.layout=flat")
+        return function(module, query, key, value, mask, **rest)
+
+    return forward
 
 
 def attention_inputs(config: Any, batch: RowBatch, dtype: torch.dtype) -> dict[str, Any]:

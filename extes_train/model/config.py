@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from extes_train.dialogue.checks import above, at_least, one_of, within
 
-ATTENTION = ("auto", "structured", "sdpa", "eager", "flex", "varlen", "flash_attention_2")
+ATTENTION = ("auto", "structured", "sdpa", "eager", "flex", "varlen", "flash_attention_2", "stock")
 LINEAR_LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -19,7 +19,7 @@ class ModelConfig:
     tokenizer: str | None = None  # folder or hub id; None: the one in `path`
     revision: str | None = None  # hub revision
     context_length: int | None = None  # longest path in tokens; None: the model's own limit
-    attention: str = "auto"  # auto | structured | sdpa | eager | flex | varlen | flash_attention_2
+    attention: str = "auto"  # auto | structured | sdpa | eager | flex | varlen | flash_attention_2 | stock
     dtype: str = "fp32"  # fp32 | bf16, of the weights in training
     gradient_checkpointing: bool = False  # recompute activations in the backward pass
     compile: bool = False  # torch.compile of the decoder layers

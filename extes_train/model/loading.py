@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from extes_train.environment import rank_variables
-from extes_train.errors import LayoutError, ModelError
+from extes_train.errors import ModelError
+from extes_train.model.architectures import check_takes_trees
 from extes_train.model.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ log = logging.getLogger(__name__)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 LARGE_BYTES = 1_000_000_000  # weights that take more than a moment to read
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json")
-# model types whose layers are Llama's as far as a tree is concerned: rotary positions, plain softmax attention
-# through transformers' attention interface. Each is held against independent sequences in tests/model.
-TREE_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
@@ -83,7 +81,7 @@ def load_model(
         check_takes_trees(model_config, config.context_length)
     torch_dtype = DTYPES[dtype or config.dtype]
     if config.random_weights:
-        model = AutoModelForCausalLM.from_config(model_config, dtype=torch_dtype, attn_implementation="sdpa")
+        model = AutoModelForCausalLM.from_config(model_config, dtype=torch_dtype)
         return model.to(device)
     _check_weights(path)
     _say_large(path)
@@ -93,7 +91,6 @@ def load_model(
             revision=config.revision,
             dtype=torch_dtype,
             use_safetensors=True,
-            attn_implementation="sdpa",
             output_loading_info=True,
             quantization_config=quantization,
             device_map={"": str(device)} if quantization is not None else None,
@@ -143,25 +140,6 @@ def context_length(config: ModelConfig, model_config: Any) -> int:
     if limit and config.context_length > limit:
         raise ModelError(f"model.context_length={config.context_length}: {config.path} was made for {limit} tokens")
     return config.context_length
-
-
-def check_takes_trees(model_config: Any, longest: int | None = None) -> None:
-    """LayoutError unless the architecture is known to compute a branch exactly as a sequence of its own."""
-    name = getattr(model_config, "model_type", "?")
-    way_out = "set tokens.layout=flat"
-    if name not in TREE_MODEL_TYPES:
-        raise LayoutError(
-            f"model type {name!r} is not known to take token trees (known: {', '.join(TREE_MODEL_TYPES)}); {way_out}"
-        )
-    window = getattr(model_config, "sliding_window", None)
-    if getattr(model_config, "use_sliding_window", True) is False:
-        window = None
-    needed = longest or getattr(model_config, "max_position_embeddings", 0)
-    if window is not None and window < needed:
-        raise LayoutError(
-            f"{name} attends to a sliding window of {window} tokens, shorter than the context of {needed}: "
-            f"{way_out} or model.context_length={window}"
-        )
 
 
 def _checked_path(path: str | None, key: str) -> str:

@@ -10,8 +10,7 @@ Shapes: Q targets, C of a chunk, H hidden, V vocabulary.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,14 +21,21 @@ from extes_train.model.batch import RowBatch
 from extes_train.model.config import LossConfig
 from extes_train.model.forward import hidden_states, output_head
 
+CACHED_LOGITS = 1 << 19  # fp32 logits that a CPU's cache holds, 2 MiB
+from extes_train.model.replacing import forward_replaced
+from extes_train.model.stock import is_stock, stock_logits
+
 
 def row_loss(model: nn.Module, batch: RowBatch, config: LossConfig) -> tuple[Tensor, Tensor]:
     """(sum of weight * nll, with gradient; sum of nll where weight > 0, without), fp32 scalars on the model's device.
 
     Reads nothing back to the host. A row without targets gives zeros that still reach every parameter.
     """
-    predictors_QH = hidden_states(model, batch).index_select(0, batch.predictor_Q)
     labels_Q, weight_Q = batch.labels_Q(), batch.weight_Q
+    if is_stock(model):
+        nll_Q = _nll_C(stock_logits(model, batch), labels_Q)
+        return torch.dot(nll_Q, weight_Q), torch.dot(nll_Q.detach(), (weight_Q > 0).to(nll_Q.dtype))
+    predictors_QH = hidden_states(model, batch).index_select(0, batch.predictor_Q)
 
     def head_loss(head: Callable[[Tensor], Tensor], linear: nn.Linear | None) -> tuple[Tensor, Tensor]:
         if linear is None:
@@ -45,8 +51,10 @@ def row_loss(model: nn.Module, batch: RowBatch, config: LossConfig) -> tuple[Ten
 def target_nll(model: nn.Module, batch: RowBatch, config: LossConfig | None = None) -> Tensor:
     """Negative log-likelihood (Q,) of every target, fp32, no gradient: what perplexity is made of."""
     chunk_tokens = (config or LossConfig()).chunk_tokens
-    predictors_QH = hidden_states(model, batch).index_select(0, batch.predictor_Q)
     labels_Q = batch.labels_Q()
+    if is_stock(model):
+        return _nll_C(stock_logits(model, batch), labels_Q)
+    predictors_QH = hidden_states(model, batch).index_select(0, batch.predictor_Q)
 
     def all_nll(head: Callable[[Tensor], Tensor], _linear: nn.Linear | None) -> Tensor:
         chunks = _chunks(len(labels_Q), chunk_tokens)
@@ -68,26 +76,13 @@ def _inside_head(head: nn.Module, function: Callable[..., Any], predictors_QH: T
     def replaced(_predictors: Tensor) -> Any:
         return function(original, linear)
 
-    with _forward_replaced(head, replaced):
+    with forward_replaced(head, replaced):
         return head(predictors_QH)
 
 
 def _is_plain_linear(head: nn.Module) -> bool:
     """An nn.Linear whose parameters DeepSpeed has partitioned keeps its class or a subclass of it; adapters do not."""
     return isinstance(head, nn.Linear) and not hasattr(head, "base_layer")
-
-
-@contextlib.contextmanager
-def _forward_replaced(module: nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
-    own = module.__dict__.get("forward")
-    module.forward = forward
-    try:
-        yield
-    finally:
-        if own is None:
-            del module.__dict__["forward"]
-        else:
-            module.forward = own
 
 
 def _chunks(total: int, size: int) -> list[slice]:
@@ -115,30 +110,29 @@ class LinearCrossEntropy(torch.autograd.Function):
         loss = torch.zeros((), dtype=torch.float32, device=predictors_QH.device)
         nll_sum = torch.zeros_like(loss)
         grad_QH = torch.empty_like(predictors_QH) if needs_hidden else None
-        grad_VH = torch.zeros_like(weight_VH, dtype=torch.float32) if needs_weight else None
+        grad_VH: Tensor | None = None
         grad_V = torch.zeros_like(bias_V, dtype=torch.float32) if needs_bias and bias_V is not None else None
         chunks = _chunks(len(labels_Q), chunk_tokens)
         # one buffer for all chunks: fresh pages for each cost more than the arithmetic on them
         buffer_CV = weight_VH.new_empty((min(chunk_tokens, len(labels_Q)), weight_VH.shape[0]))
         for chunk in chunks:
             hidden_CH, labels_C, weight_C = predictors_QH[chunk], labels_Q[chunk], weight_Q[chunk]
-            logits_CV = _logits(hidden_CH, weight_VH, bias_V, buffer_CV[: len(labels_C)])
+            logits_CV = torch.mm(hidden_CH, weight_VH.T, out=buffer_CV[: len(labels_C)])
+            if bias_V is not None:
+                logits_CV += bias_V
             nll_C, grad_CV = _nll_and_gradient(logits_CV, labels_C)
             loss += torch.dot(nll_C, weight_C)
             nll_sum += torch.dot(nll_C, (weight_C > 0).to(nll_C.dtype))
             # the targets' weights go on the narrow side of each product: (C, H), not (C, V)
-            if grad_V is not None:
-                grad_V += torch.mv(grad_CV.T, weight_C)
-            grad_CV = grad_CV.to(hidden_CH.dtype)
             weight_C1 = weight_C[:, None].to(hidden_CH.dtype)
+            if grad_V is not None:
+                grad_V += torch.mv(grad_CV.T, weight_C1[:, 0])
             if grad_QH is not None:
                 torch.mm(grad_CV, weight_VH, out=grad_QH[chunk]).mul_(weight_C1)
-            if grad_VH is not None:
-                weighted_CH = hidden_CH * weight_C1
-                if grad_VH.dtype == hidden_CH.dtype:
-                    grad_VH.addmm_(grad_CV.T, weighted_CH)
-                else:
-                    grad_VH += torch.mm(grad_CV.T, weighted_CH)
+            if needs_weight:
+                grad_VH = _add_product(grad_VH, grad_CV, hidden_CH * weight_C1, last=len(chunks) == 1)
+        if needs_weight and grad_VH is None:
+            grad_VH = torch.zeros_like(weight_VH)
         ctx.gradients = (
             grad_QH,
             None if grad_VH is None else grad_VH.to(weight_VH.dtype),
@@ -154,27 +148,46 @@ class LinearCrossEntropy(torch.autograd.Function):
         return (*gradients, None, None, None)
 
 
-def _logits(hidden_CH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, out_CV: Tensor) -> Tensor:
-    """fp32 logits (C, V), in `out_CV` where that is fp32."""
-    torch.mm(hidden_CH, weight_VH.T, out=out_CV)
-    if bias_V is not None:
-        out_CV += bias_V
-    return out_CV.float()
+def _add_product(total_VH: Tensor | None, grad_CV: Tensor, weighted_CH: Tensor, last: bool) -> Tensor:
+    """`total_VH` plus a chunk's gradient of the head's weight; summed in fp32, where there is more than one chunk."""
+    if total_VH is not None and total_VH.dtype == weighted_CH.dtype:
+        return total_VH.addmm_(grad_CV.T, weighted_CH)
+    product_VH = torch.mm(grad_CV.T, weighted_CH)
+    if total_VH is not None:
+        return total_VH.add_(product_VH)
+    return product_VH if last else product_VH.float()
 
 
 def _nll_and_gradient(logits_CV: Tensor, labels_C: Tensor) -> tuple[Tensor, Tensor]:
-    """nll (C,) and its gradient in the logits (C, V), the latter in the memory of the logits.
+    """nll (C,), fp32, and its gradient in the logits (C, V), the latter in the memory and dtype of the logits.
 
-    The gradient is softmax minus one at the label. nll comes from the largest probability p and its logit m:
-    log sum exp = m - log p, well conditioned because p is at least 1 / V; the label's own probability may underflow.
+    Computed in fp32, on a CPU a few rows at a time: as many as its cache holds.
+    """
+    rows = max(1, CACHED_LOGITS // logits_CV.shape[1]) if logits_CV.device.type == "cpu" else len(labels_C)
+    if logits_CV.dtype == torch.float32:
+        parts = [_softmax_in_place(logits_CV[block], labels_C[block]) for block in _chunks(len(labels_C), rows)]
+        return torch.cat(parts), logits_CV
+    parts, scratch_BV = [], logits_CV.new_empty((min(rows, len(labels_C)), logits_CV.shape[1]), dtype=torch.float32)
+    for block in _chunks(len(labels_C), rows):
+        float_BV = scratch_BV[: block.stop - block.start].copy_(logits_CV[block])
+        parts.append(_softmax_in_place(float_BV, labels_C[block]))
+        logits_CV[block] = float_BV
+    return torch.cat(parts), logits_CV
+
+
+def _softmax_in_place(logits_CV: Tensor, labels_C: Tensor) -> Tensor:
+    """nll (C,); the fp32 logits become their own gradient: softmax minus one at the label.
+
+    nll comes from the largest probability p and its logit m: log sum exp = m - log p, well conditioned because p is at
+    least 1 / V; the label's own probability may underflow.
     """
     labels_C1 = labels_C[:, None]
     label_logit_C = logits_CV.gather(1, labels_C1)[:, 0]
     largest_C, where_C = logits_CV.max(dim=1)
-    grad_CV = torch.softmax(logits_CV, dim=1, out=logits_CV)
-    nll_C = largest_C - grad_CV.gather(1, where_C[:, None])[:, 0].log() - label_logit_C
-    grad_CV.scatter_add_(1, labels_C1, -torch.ones_like(labels_C1, dtype=grad_CV.dtype))
-    return nll_C, grad_CV
+    torch.softmax(logits_CV, dim=1, out=logits_CV)
+    nll_C = largest_C - logits_CV.gather(1, where_C[:, None])[:, 0].log() - label_logit_C
+    logits_CV.scatter_add_(1, labels_C1, -torch.ones_like(labels_C1, dtype=logits_CV.dtype))
+    return nll_C
 
 
 def _checkpointed_loss(

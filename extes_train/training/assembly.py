@@ -64,10 +64,17 @@ def load_run_data(config: TrainConfig) -> RunData:
 
 
 def _context_length(config: TrainConfig) -> int:
+    """Tokens of the longest path. Raises LayoutError where the architecture takes no trees and the layout is tree."""
+    from extes_train.model.architectures import check_takes_trees
     from extes_train.model.loading import context_length, read_model_config
 
     assert config.model.path is not None  # the tokenizer came from there
-    return context_length(config.model, read_model_config(config.model.path, config.model.revision))
+    model_config = read_model_config(config.model.path, config.model.revision)
+    if config.tokens.layout == "tree":
+        check_takes_trees(model_config, config.model.context_length)
+        if config.model.attention == "stock":
+            raise ConfigError("model.attention=stock takes no trees: set model.attention=auto or tokens.layout=flat")
+    return context_length(config.model, model_config)
 
 
 def _dataset(
@@ -111,7 +118,7 @@ def build_training_engine(config: TrainConfig, group: ProcessGroup) -> tuple[Eng
         quantization=quantization_config(config.tuning),
     )
     model = apply_tuning(loaded, config.tuning, config.model.gradient_checkpointing)
-    use_attention(model, config.model.attention, group.device)
+    use_attention(model, config.model.attention, group.device, config.model.context_length)
     trainable = sum(p.numel() for p in trainable_parameters(model))
     total = sum(p.numel() for p in model.parameters())
     if config.model.compile:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from model.rows_by_hand import tiny_llama
 
-from extes_train.errors import LayoutError, ModelError
+from extes_train.errors import ModelError
 from extes_train.model.config import ModelConfig
-from extes_train.model.loading import check_takes_trees, context_length, load_model, load_tokenizer, new_tiny_model
+from extes_train.model.loading import context_length, load_model, load_tokenizer, new_tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -104,19 +103,6 @@ def test_a_new_tiny_model_has_the_shape_asked_for(folder: Path) -> None:
     assert model.config.vocab_size == 5 and model.config.max_position_embeddings == 64
     assert model.config.eos_token_id == 2 and len(model.model.layers) == 2
     assert torch.equal(model.model.embed_tokens.weight, again.model.embed_tokens.weight)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"model_type": "gpt2"}, "'gpt2' is not known to take token trees.*tokens.layout=flat"),
-        ({"model_type": "mistral", "sliding_window": 64}, "sliding window of 64 tokens.*tokens.layout=flat"),
-    ],
-)
-def test_architectures_that_take_no_trees(changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(LayoutError, match=message):
-        check_takes_trees(SimpleNamespace(max_position_embeddings=128, **changes))
-    check_takes_trees(SimpleNamespace(model_type="mistral", max_position_embeddings=128, sliding_window=128))
 
 
 def test_context_length_is_the_models_or_less() -> None:

@@ -1,0 +1,121 @@
+"""model.attention=auto: which backend a row goes through, by device, length and shape of its trees.
+
+On a CPU from measurements: benchmarks/attention_choice.py fits the time of structured attention as so much a kernel
+call and so much a visible pair, that of a dense mask as so much a pair, visible or not (one thread, 8 heads of 64,
+rows of 72 to 4,080 tokens; docs/trees.md has the figures). On a GPU from what others published, not measured by us:
+flash attention with variable lengths where it is installed; FlexAttention loses to a dense mask below one to two
+thousand tokens (public reports); a row without branches is one causal call for each trunk.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from extes_train.model.attention import flash_attn_installed, sdpa_without_row
+from extes_train.model.batch import RowBatch
+
+FLEX_FROM_TOKENS = 2048
+
+
+@dataclass(frozen=True)
+class CpuCost:
+    """Microseconds of a layer, forward and backward: a kernel call, a visible pair, a pair of the dense mask."""
+
+    call: float
+    pair: float
+    dense_pair: float
+
+
+# the fits of benchmarks/attention_choice.py: 2 virtual cores of an AMD EPYC (AVX-512), torch 2.13
+CPU_COSTS = {torch.float32: CpuCost(289, 0.140, 0.107), torch.bfloat16: CpuCost(950, 0.125, 0.092)}
+
+
+def pick(row: RowBatch, dtype: torch.dtype, device_type: str, flash_attn: bool) -> tuple[str, str]:
+    """(backend, why) for a row of activations of `dtype`."""
+    tokens = row.tree_T.numel()
+    if device_type == "cuda":
+        if flash_attn:
+            return "varlen", "flash-attn is installed"
+        if not row.has_branches:
+            return "structured", "no branches: one causal call a trunk"
+        if tokens >= FLEX_FROM_TOKENS:
+            return "flex", f"{FLEX_FROM_TOKENS} tokens or more"
+        return "sdpa", f"fewer than {FLEX_FROM_TOKENS} tokens"
+    cost = CPU_COSTS.get(dtype, CPU_COSTS[torch.float32])
+    structured = cost.call * kernel_calls(row) + cost.pair * visible_pairs(row)
+    if structured <= cost.dense_pair * tokens**2:
+        return "structured", "masked pairs would cost more than its calls"
+    return "sdpa", "short: a dense mask costs less than many calls"
+
+
+def picked(row: RowBatch, dtype: torch.dtype) -> str:
+    """The backend of a row, decided once."""
+    name = f"picked {dtype}"
+    if name not in row.cache:
+        row.cache[name] = pick(row, dtype, row.device.type, flash_attn_installed())[0]
+    return row.cache[name]
+
+
+def auto_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    row: RowBatch | None = None,
+    **rest: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """transformers' attention function: query, key, value (1, h, T, D) -> (1, T, h, D)."""
+    if row is None:
+        return sdpa_without_row(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest)
+    name = picked(row, query.dtype)
+    if name == "sdpa":
+        mask = row.allowed_TT()[None, None]
+        return sdpa_without_row(module, query, key, value, mask, dropout=dropout, scaling=scaling, **rest)
+    from extes_train.model.attention import backend
+
+    return backend(name)(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, row=row, **rest)
+
+
+def describe_picks(rows: Iterable[RowBatch], dtype: torch.dtype) -> list[str]:
+    """What `auto` picks for `rows` and why, a line for each backend."""
+    found: dict[tuple[str, str], list[int]] = {}
+    for row in rows:
+        choice = pick(row, dtype, row.device.type, flash_attn_installed())
+        found.setdefault(choice, []).append(row.tree_T.numel())
+    ordered = Counter({choice: len(lengths) for choice, lengths in found.items()}).most_common()
+    return [
+        f"{name} for {count} row{'s' if count > 1 else ''} of {_span(found[name, why])} tokens ({why})"
+        for (name, why), count in ordered
+    ]
+
+
+def _span(lengths: list[int]) -> str:
+    low, high = min(lengths), max(lengths)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def kernel_calls(row: RowBatch) -> int:
+    """Kernel calls of structured attention for the row, forward: one a trunk, one a branch, one a turn's prefix."""
+    groups = [group for tree in row.spans for group in tree.groups]
+    return len(row.spans) + sum(len(group.lengths) + 1 for group in groups)
+
+
+def visible_pairs(row: RowBatch) -> int:
+    """Number of (query, key) pairs that the row's mask allows."""
+    pairs = 0
+    for tree in row.spans:
+        trunk = tree.trunk_end - tree.start
+        pairs += trunk * (trunk + 1) // 2
+        for group in tree.groups:
+            prefix = group.attach - tree.start
+            pairs += sum(length * prefix + length * (length + 1) // 2 for length in group.lengths)
+    return pairs
