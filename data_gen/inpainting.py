@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from data_gen.config import InpaintConfig, TeacherConfig
-from data_gen.diversity import DiversityMeasures, Response, choose, consistency, embed
+from data_gen.diversity import DiversityMeasures, Response, choose, consistency
+from data_gen.embedding import SentenceModel
 from data_gen.expansion import candidate_seed
 from data_gen.filters.chain import FINISH_REASONS, QUARANTINED, check_response_text, read_strategy
 from data_gen.filters.text import TextView
@@ -46,9 +47,15 @@ class Inpainting:
     """`window.Work` over the supporter turns of `dialogues`; the spans of the replies are in `spans`, by item."""
 
     def __init__(
-        self, config: InpaintConfig, teacher: TeacherConfig, prompts: Prompts, dialogues: list[Dialogue]
+        self,
+        config: InpaintConfig,
+        teacher: TeacherConfig,
+        prompts: Prompts,
+        dialogues: list[Dialogue],
+        embedding: SentenceModel | None = None,
     ) -> None:
         self.config, self.teacher, self.prompts, self.taxonomy = config, teacher, prompts, prompts.taxonomy
+        self.embedding = embedding
         shard, shards = parse_shard("inpaint.shard", config.shard)
         self.dialogues = [d for i, d in enumerate(dialogues) if i % shards == shard]
         self.count = math.ceil(config.num_alternatives * config.oversample)
@@ -132,7 +139,9 @@ class Inpainting:
         self._count(item, outcome, span)
 
     def status(self, reused: int = 0) -> Status:
-        return Status("inpaint", self.total_turns, self.turns_done, self.committed, "turns", reused, self.reasons)
+        return Status(
+            "inpaint", self.total_turns, self.turns_done, self.committed, "turns", reused, self.reasons, self.kept
+        )
 
     def _count(self, item: Masked, outcome: Record, span: Span) -> None:
         self.spans[item.index] = span
@@ -201,7 +210,7 @@ class Inpainting:
         present = [original, *(Response(a.text, a.strategy) for a in target.alternatives)]
         reasons["missing"] += max(self.count - len(raw), 0)
         record["asked"] += max(len(raw) - self.count, 0)  # a teacher may send more than it was asked for
-        good: list[Response] = []
+        passed: list[Response] = []
         for value in raw:
             found = self._candidate(item, turn, value, original)
             if isinstance(found, str):
@@ -210,9 +219,13 @@ class Inpainting:
                     quarantined = {"text": value["text"].strip(), "reason": found}
                     record.setdefault("quarantined", {}).setdefault(str(turn), []).append(quarantined)
             else:
-                good.append(found)
-        if config.embedding_model:
-            embed([*present, *good], config.embedding_model)
+                passed.append(found)
+        following = self._following(item, turn)
+        self._embed([*present, *passed, *([following] if following else [])])
+        for response in passed:
+            response.consistency = consistency(response, original, following)
+        good = [response for response in passed if response.consistency >= config.min_consistency]
+        reasons["inconsistent"] += len(passed) - len(good)
         choice = choose(good, present, config.num_alternatives, config.max_similarity, config.strategy == "varied")
         reasons.update(choice.reasons)
         if choice.kept:
@@ -238,14 +251,21 @@ class Inpainting:
         if self.sees_right and hindsight(text, turns[:turn], original.text, turns[turn + 1 :]):
             return "hindsight"
         response = Response(text, strategy)
-        following = turns[turn + 1] if turn + 1 < len(turns) and turns[turn + 1].speaker == SEEKER else None
-        response.consistency = consistency(response, original, following.text if following else None)
-        if response.consistency < config.min_consistency:
-            return "inconsistent"
         probability = value.get("probability")
         if config.verbalized and isinstance(probability, (int, float)) and not isinstance(probability, bool):
             response.provenance["probability"] = float(probability)
         return response
+
+    @staticmethod
+    def _following(item: Masked, turn: int) -> Response | None:
+        """The next seeker turn, where there is one."""
+        following = item.dialogue.turns[turn + 1 : turn + 2]
+        return Response(following[0].text) if following and following[0].speaker == SEEKER else None
+
+    def _embed(self, responses: list[Response]) -> None:
+        if self.embedding is not None:
+            for response, vector in zip(responses, self.embedding.vectors([r.text for r in responses])):
+                response.vector = vector
 
     def _alternative(self, response: Response, item: Masked, prompt: str) -> Record:
         provenance = {
