@@ -138,10 +138,10 @@ def blocks(results: dict[str, Any]) -> list[Block]:
         return []
     against = [d for pair in found if (d := _turned(found, pair, best)) is not None]
     shown = [Block(f"ppl against {best}", [d["arm"] for d in against], against)] if against else []
-    names = {name for pair in found for name in pair}
+    names = {name for pair in found for name in pair} - {"base"}
     pairs = [(name, name.replace("-dri", "", 1)) for name in sorted(names) if "-dri" in name]
-    dri = [(none, _of(found, one, none)) for one, none in pairs if none in names and best not in (one, none)]
-    if dri:
+    dri = [(none, _of(found, one, none)) for one, none in pairs if none in names]
+    if dri and len(names) > 2:  # two arms are compared above
         shown.append(Block("ppl, dri against none", [name for name, _ in dri], [d for _, d in dri]))
     return shown
 
