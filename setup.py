@@ -49,7 +49,6 @@ setup(
         "ui": ["gradio"],
         "plots": ["matplotlib"],
         "pii": ["presidio-analyzer"],
-        "embedding": ["sentence-transformers"],
         "bench": ["matplotlib", "openai"],
         "dev": [
             "pytest>=8",
@@ -63,6 +62,9 @@ setup(
             "build",
             "openai",
             "matplotlib",
+            "fastapi",
+            "uvicorn",
+            "presidio-analyzer",
         ],
     },
 )

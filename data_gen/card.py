@@ -94,7 +94,8 @@ def write_inpaint_card(counts: dict[str, Any], work: Any, records: Records, out:
                 *("seed", "shard", "num_alternatives", "context", "scope", "strategy", "verbalized", "oversample"),
                 *("max_similarity", "min_consistency", "sides"),
             )
-        },
+        }
+        | {"embedding_model": Path(config.embedding_model).name if config.embedding_model else None},
         "limits": list(LIMITS),
     }
     _write(out, card, found, list(work.written_sides))

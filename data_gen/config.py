@@ -147,9 +147,9 @@ class InpaintConfig:
     strategy: str = "varied"  # free | held | varied
     verbalized: bool = False  # verbalized sampling: ask for candidates with their probabilities
     oversample: float = 1.5  # candidates asked for per alternative wanted
-    max_similarity: float = 0.6  # word-overlap with another response of the turn above which it is a near-copy
+    max_similarity: float = 0.6  # with another response of the turn (words, or cosine); above it: a near-copy
     min_consistency: float = 0.0  # with the next seeker turn
-    embedding_model: str | None = None  # folder of a local sentence-embedding model
+    embedding_model: str | None = None  # folder of a local sentence-embedding model; None: words are compared
     sides: list[str] = field(default_factory=lambda: ["train"])  # sides to inpaint; others pass through
     lag: int = 128
     shard: str = "0/1"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +10,6 @@ from typing import Any
 
 from data_gen.hindsight import content_stems
 from extes_train.dialogue.shingles import words
-from extes_train.errors import ConfigError
 
 MAX_ORDER = 4  # of BLEU
 Grams = list[Counter[tuple[str, ...]]]
@@ -27,31 +25,11 @@ class Response:
     consistency: float = 1.0
     words: list[str] = field(default_factory=list)
     grams: Grams = field(default_factory=list)
-    vector: Any = None
+    vector: Any = None  # of length 1, from `inpaint.embedding_model`
 
     def __post_init__(self) -> None:
         self.words = words(self.text)
         self.grams = [Counter(zip(*(self.words[i:] for i in range(n)))) for n in range(1, MAX_ORDER + 1)]
-
-
-@functools.cache
-def _embedder(folder: str) -> Any:
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise ConfigError(
-            "inpaint.embedding_model: sentence-transformers is not installed; install the extra `embedding`, or leave "
-            "the key out"
-        ) from error
-    return SentenceTransformer(folder, device="cpu")
-
-
-def embed(responses: Sequence[Response], folder: str) -> None:
-    """Give each response its vector, of length 1, from the local model in `folder`."""
-    if responses:
-        vectors = _embedder(folder).encode([r.text for r in responses], normalize_embeddings=True)
-        for response, vector in zip(responses, vectors):
-            response.vector = vector
 
 
 def similarity(a: Response, b: Response) -> float:
@@ -102,19 +80,24 @@ def distinct(responses: Sequence[Response], n: int) -> float:
     return len(unique) / total if total else 0.0
 
 
-def consistency(response: Response, original: Response, next_seeker: str | None) -> float:
+def consistency(response: Response, original: Response, following: Response | None) -> float:
     """How well the next seeker turn still follows, 0 to 1; 1 where there is none.
 
     Half of it: does the response ask a question exactly if the original did (what follows is an answer or is not)?
-    Half: the content words of the next turn that the response takes up, measured against the original.
+    Half: how near the response is to the next turn, measured against the original: the cosine where all have vectors,
+    else the content words of the next turn that are taken up.
     """
-    if next_seeker is None:
+    if following is None:
         return 1.0
     asks = ("?" in response.text) == ("?" in original.text)
-    taken_up = content_stems(next_seeker)
-    by_original = len(content_stems(original.text) & taken_up)
-    by_response = len(content_stems(response.text) & taken_up)
-    return 0.5 * asks + 0.5 * (min(by_response / by_original, 1.0) if by_original else 1.0)
+    by_response, by_original = _nearness(response, following), _nearness(original, following)
+    return 0.5 * asks + 0.5 * (min(by_response / by_original, 1.0) if by_original > 0 else 1.0)
+
+
+def _nearness(response: Response, following: Response) -> float:
+    if response.vector is not None and following.vector is not None:
+        return max(float(response.vector @ following.vector), 0.0)
+    return len(content_stems(response.text) & content_stems(following.text))
 
 
 @dataclass

@@ -29,6 +29,7 @@ from data_gen.prompting import load_prompts, make_exemplar
 from data_gen.seed_dialogues import read_seeds
 from data_gen.teacher.client import Completion
 from data_gen.teacher_run import ask_teacher, taxonomy_digest, teacher_settings
+from data_gen.tracking import OpenFeed, RunTracker
 from data_gen.window import Window
 from extes_train.dialogue.files import digest_of
 from extes_train.dialogue.schema import SIDES, Dialogue, dialogue_from_dict, dialogue_to_dict
@@ -132,7 +133,13 @@ class Generation:
     def status(self, reused: int = 0) -> Status:
         state = self.expansion
         return Status(
-            "generate", state.size, state.accepted.total(), state.committed, "dialogues", reused, state.reasons
+            "generate",
+            state.size,
+            state.accepted.total(),
+            state.committed,
+            reused=reused,
+            reasons=state.reasons,
+            acceptance_of_rounds=[r.acceptance for r in state.rounds if r.candidates == self.config.round_size],
         )
 
     def _read(self, item: Candidate, completion: Completion) -> tuple[Dialogue | Rejection, TextView]:
@@ -180,14 +187,16 @@ def expansion_schema(taxonomy: Taxonomy) -> dict[str, Any]:
     }
 
 
-def generate(config: GenerateConfig, teacher: TeacherConfig, progress: Progress | None = None) -> GenerateResult:
+def generate(
+    config: GenerateConfig, teacher: TeacherConfig, progress: Progress | None = None, open_feed: OpenFeed | None = None
+) -> GenerateResult:
     """Run or resume a generation; blocks until it is written. See `run_generate`.
 
     Without `progress`, what goes on is shown on stderr; `Progress(enabled=False)` is silent.
     """
     progress = progress or Progress()
     try:
-        result = asyncio.run(run_generate(config, teacher, progress))
+        result = asyncio.run(run_generate(config, teacher, progress, open_feed))
     except KeyboardInterrupt:
         raise Interrupted(f"stopped; {config.out} has a journal: the same command goes on") from None
     progress.say(f"{result.message}. Written to {result.out}")
@@ -195,10 +204,11 @@ def generate(config: GenerateConfig, teacher: TeacherConfig, progress: Progress 
 
 
 async def run_generate(
-    config: GenerateConfig, teacher: TeacherConfig, progress: Progress | None = None
+    config: GenerateConfig, teacher: TeacherConfig, progress: Progress | None = None, open_feed: OpenFeed | None = None
 ) -> GenerateResult:
     """Grow `config.num_dialogues` dialogues and write `config.out`: dialogues.jsonl, the sides, quarantine, card.
 
+    `open_feed` opens what is to hear of the counters and the card (`tracking.Feed`), once the folder is there.
     The same call on the same folder resumes. A cap ends the run cleanly with what is there. Raises DataError and
     ConfigError for bad input, RunDirError for a folder of another configuration, TeacherError for an endpoint that
     goes on refusing; what was journalled is kept in every case.
@@ -218,17 +228,21 @@ async def run_generate(
     work = Generation(config, teacher, expansion)
     out = Path(config.out)
     stopped, why = None, ""
-    with Journal(out / NAME, "generate", settings, config.fsync_every) as journal:
+    with (
+        Journal(out / NAME, "generate", settings, config.fsync_every) as journal,
+        RunTracker(open_feed) as tracker,
+    ):
         window = Window(work, journal)
         window.advance()
         try:
-            await ask_teacher(window, teacher, config, lambda: work.status(window.reused), progress)
+            await ask_teacher(window, teacher, config, lambda: work.status(window.reused), progress, tracker)
         except BudgetReached as reached:
             stopped, why = "budget", str(reached)
             window.salvage()
         journal.sync()
         stopped = stopped or expansion.stopped or "size"
         result = _finish(work, journal, out, stopped, why)
+        tracker.finish(out, result.card)
     return result
 
 

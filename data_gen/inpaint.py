@@ -11,6 +11,7 @@ from typing import Any
 
 from data_gen.card import write_inpaint_card
 from data_gen.config import InpaintConfig, TeacherConfig
+from data_gen.embedding import load_sentence_model
 from data_gen.filters.chain import check_filters
 from data_gen.inpainting import Inpainting
 from data_gen.journal import NAME, Journal
@@ -18,6 +19,7 @@ from data_gen.output import write_jsonl
 from data_gen.progress import Progress
 from data_gen.prompting import load_prompts
 from data_gen.teacher_run import ask_teacher, taxonomy_digest, teacher_settings
+from data_gen.tracking import OpenFeed, RunTracker
 from data_gen.window import Window
 from extes_train.dialogue.jsonl import data_digest, read_dialogues
 from extes_train.dialogue.schema import SIDES, SUPPORTER, dialogue_to_dict
@@ -41,21 +43,25 @@ class InpaintResult:
     card: dict[str, Any]
 
 
-def inpaint(config: InpaintConfig, teacher: TeacherConfig, progress: Progress | None = None) -> InpaintResult:
+def inpaint(
+    config: InpaintConfig, teacher: TeacherConfig, progress: Progress | None = None, open_feed: OpenFeed | None = None
+) -> InpaintResult:
     """Run or resume an inpainting; blocks until it is written. See `run_inpaint`.
 
     Without `progress`, what goes on is shown on stderr; `Progress(enabled=False)` is silent.
     """
     progress = progress or Progress()
     try:
-        result = asyncio.run(run_inpaint(config, teacher, progress))
+        result = asyncio.run(run_inpaint(config, teacher, progress, open_feed))
     except KeyboardInterrupt:
         raise Interrupted(f"stopped; {config.out} has a journal: the same command goes on") from None
     progress.say(f"{result.message}. Written to {result.out}")
     return result
 
 
-async def run_inpaint(config: InpaintConfig, teacher: TeacherConfig, progress: Progress | None = None) -> InpaintResult:
+async def run_inpaint(
+    config: InpaintConfig, teacher: TeacherConfig, progress: Progress | None = None, open_feed: OpenFeed | None = None
+) -> InpaintResult:
     """Write `config.out`/dialogues.jsonl: the dialogues of `config.input`, same ids and order, with alternatives.
 
     Dialogues of other sides than `config.sides` pass through. The same call on the same folder resumes; a cap ends the
@@ -73,7 +79,8 @@ async def run_inpaint(config: InpaintConfig, teacher: TeacherConfig, progress: P
     source = source / "dialogues.jsonl" if source.is_dir() else source
     if source.resolve() == (Path(config.out) / "dialogues.jsonl").resolve():
         raise ConfigError(f"inpaint.out={config.out}: would overwrite its own input {source}")
-    work = Inpainting(config, teacher, prompts, read_dialogues(source, taxonomy))
+    embedding = load_sentence_model(config.embedding_model) if config.embedding_model else None
+    work = Inpainting(config, teacher, prompts, read_dialogues(source, taxonomy), embedding)
     settings = {
         "inpaint": {key: value for key, value in asdict(config).items() if key not in FREE_KEYS},
         "input": data_digest(source),
@@ -82,16 +89,21 @@ async def run_inpaint(config: InpaintConfig, teacher: TeacherConfig, progress: P
         "teacher": teacher_settings(teacher),
     }
     stopped, why = "complete", ""
-    with Journal(Path(config.out) / NAME, "inpaint", settings, config.fsync_every) as journal:
+    with (
+        Journal(Path(config.out) / NAME, "inpaint", settings, config.fsync_every) as journal,
+        RunTracker(open_feed) as tracker,
+    ):
         window = Window(work, journal)
         window.advance()
         try:
-            await ask_teacher(window, teacher, config, lambda: work.status(window.reused), progress)
+            await ask_teacher(window, teacher, config, lambda: work.status(window.reused), progress, tracker)
         except BudgetReached as reached:
             stopped, why = "budget", f"; stopped at a cap: {reached}; the same command with a higher cap goes on"
             window.salvage()
         journal.sync()
-        return _finish(work, journal, stopped, why)
+        result = _finish(work, journal, stopped, why)
+        tracker.finish(result.out, result.card)
+    return result
 
 
 def _finish(work: Inpainting, journal: Journal, stopped: str, why: str) -> InpaintResult:

@@ -115,11 +115,14 @@ class Prompts:
     def inpaint_dialogue(
         self, dialogue: Dialogue, turns: Sequence[int], count: int, strategy_line: str, verbalized: bool
     ) -> Messages:
-        """The chat that asks for `count` alternatives to each of `dialogue.turns[i]`, i in `turns`."""
+        """The chat that asks for `count` alternatives to each of `dialogue.turns[i]`, i in `turns`.
+
+        Where the strategies are held, each supporter turn is shown with its own.
+        """
         user = self.templates["inpaint_dialogue"].substitute(
             scenario_line=self.scenario_line(dialogue.scenario),
             situation=dialogue.situation or "-",
-            history=_history(dialogue, 0, len(dialogue.turns), numbered=True),
+            history=_history(dialogue, 0, len(dialogue.turns), numbered=True, labelled=strategy_line == "held"),
             turn_numbers=", ".join(map(str, turns)),
             count=count,
             strategy_line=strategy_line,
@@ -165,11 +168,13 @@ def make_exemplar(dialogue: Dialogue) -> Exemplar:
     return Exemplar(dialogue.id, f'{head}, "turns": [{", ".join(turns)}]}}')
 
 
-def _history(dialogue: Dialogue, start: int, stop: int, numbered: bool = False) -> str:
+def _history(dialogue: Dialogue, start: int, stop: int, numbered: bool = False, labelled: bool = False) -> str:
     lines = []
     for i in range(start, stop):
         turn = dialogue.turns[i]
         label = f"[{i}] {turn.speaker}" if numbered else turn.speaker
+        if labelled and turn.strategy is not None:
+            label += f" ({turn.strategy})"
         lines.append(f"{label}: {_one_line(turn.text)}")
     return "\n".join(lines) or "(the dialogue starts here)"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack, nullcontext
+from contextlib import AsyncExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from data_gen.progress import Progress, Status
 from data_gen.prompting import Messages
 from data_gen.teacher.client import Completion, TeacherClient
 from data_gen.teacher.serve import background_server
+from data_gen.tracking import RunTracker
 from data_gen.window import Request, Window, ticking
 from extes_train.dialogue.files import digest_of
 from extes_train.dialogue.taxonomy import Taxonomy
@@ -40,6 +41,7 @@ async def ask_teacher(
     config: GenerateConfig | InpaintConfig,
     status: Callable[[], Status],
     progress: Progress | None,
+    tracker: RunTracker,
 ) -> None:
     """Ask the teacher for everything the window still wants. Raises BudgetReached, TeacherError, RunDirError."""
     if window.idle:
@@ -57,30 +59,46 @@ async def ask_teacher(
             url = teacher.base_url or await _url_from_file(teacher)
         client = await stack.enter_async_context(TeacherClient(teacher, url, budget))
 
+        batch: dict[str, int] = {}
+
+        def now() -> Status:
+            found = status()
+            found.client, found.currency, found.batch = client.snapshot(), teacher.currency, batch
+            found.client["queued"] += len(window.queue)
+            found.client["in_flight"] = max(found.client["in_flight"], budget.in_flight)  # lines of a batch too
+            return found
+
         def show() -> None:
-            now = status()
-            now.client, now.currency = client.snapshot(), teacher.currency
-            shown.update(now)
+            moment = now()
+            shown.update(moment)
+            tracker.update(moment)
 
         async def ask(messages: Messages, schema: dict[str, Any], seed: int, max_tokens: int | None) -> Completion:
             return await client.complete(messages, schema=schema, seed=seed, max_tokens=max_tokens)
 
-        async with ticking(show) if progress is not None else nullcontext():
-            if config.mode == "batch":
-                await _batches(window, client, config)
-            else:
-                await window.run_live(ask, min(teacher.concurrency, config.lag))
-        if progress is not None:
-            now = status()
-            now.client, now.currency = client.snapshot(), teacher.currency
-            shown.line(now)
+        show()
+        try:
+            async with ticking(show):
+                if config.mode == "batch":
+                    await _batches(window, client, config, batch.update)
+                else:
+                    await window.run_live(ask, min(teacher.concurrency, config.lag))
+        finally:
+            moment = now()
+            shown.line(moment)
+            tracker.update(moment, at_once=True)
 
 
-async def _batches(window: Window, client: TeacherClient, config: GenerateConfig | InpaintConfig) -> None:
+async def _batches(
+    window: Window,
+    client: TeacherClient,
+    config: GenerateConfig | InpaintConfig,
+    polled: Callable[[dict[str, int]], None],
+) -> None:
     from data_gen.teacher.batch import run_batch
 
     async def ask_many(requests: list[Request]) -> list[Completion]:
-        completions = await run_batch(client, requests, config.batch_poll_s)
+        completions = await run_batch(client, requests, config.batch_poll_s, polled)
         if not completions and client.budget.reached is not None:
             raise BudgetReached(*client.budget.reached.args)
         return completions

@@ -2,51 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from extes_train.errors import ConfigError
 from launch.composing import read_request
 from launch.config import RootConfig, SlurmConfig
+from launch.tracking import feed_opener, without_tracker
 
 
 def generate(arguments: Sequence[str]) -> int:
     """`extes generate`."""
-    request = read_request("generate", arguments)
+    request = read_request("generate", without_tracker(arguments))
     if request is None:
         return 0
     if isinstance(request.config.launcher, SlurmConfig):
         from launch.generating import submit_generation
 
         return submit_generation(request)
-    run_generate(request.config)
+    run_generate(request.config, feed_opener(request.config, request.config.generate.out, "generate"))
     return 0
 
 
 def inpaint(arguments: Sequence[str]) -> int:
     """`extes inpaint`."""
-    request = read_request("inpaint", arguments)
+    request = read_request("inpaint", without_tracker(arguments))
     if request is None:
         return 0
     if not request.config.inpaint.input:
         raise ConfigError("inpaint.in: needs the dialogues.jsonl to write alternatives for")
-    run_inpaint(request.config)
+    run_inpaint(request.config, feed_opener(request.config, request.config.inpaint.out, "inpaint"))
     return 0
 
 
-def run_generate(config: RootConfig) -> None:
-    """Grow the dataset of `config.generate` with `config.teacher`."""
+def run_generate(config: RootConfig, open_feed: Callable[[], Any] | None = None) -> None:
+    """Grow the dataset of `config.generate` with `config.teacher`; `open_feed` as in `data_gen.tracking`."""
     from data_gen.generate import generate
 
     check_teacher(config)
-    generate(config.generate, config.teacher)
+    generate(config.generate, config.teacher, open_feed=open_feed)
 
 
-def run_inpaint(config: RootConfig) -> None:
-    """Write the alternatives of `config.inpaint` with `config.teacher`."""
+def run_inpaint(config: RootConfig, open_feed: Callable[[], Any] | None = None) -> None:
+    """Write the alternatives of `config.inpaint` with `config.teacher`; `open_feed` as in `data_gen.tracking`."""
     from data_gen.inpaint import inpaint
 
     check_teacher(config)
-    inpaint(config.inpaint, config.teacher)
+    inpaint(config.inpaint, config.teacher, open_feed=open_feed)
 
 
 def check_teacher(config: RootConfig) -> None:

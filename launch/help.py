@@ -20,8 +20,8 @@ SECTIONS = {
         "compare data model tokens loss tuning augmentation zero optim checkpoint evaluation tracker launcher pretrain "
         "generate inpaint teacher"
     ),
-    "generate": "generate teacher launcher",
-    "inpaint": "inpaint teacher launcher",
+    "generate": "generate teacher tracker launcher",
+    "inpaint": "inpaint teacher tracker launcher",
     "evaluate": "evaluation data model tokens launcher",
     "chat": "evaluation model tokens",
     "teacher": "serve",

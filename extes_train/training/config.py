@@ -24,7 +24,7 @@ class CheckpointConfig:
 class TrackerConfig:
     """Weights & Biases."""
 
-    name: str = "offline"  # wandb | offline | none
+    name: str = "offline"  # wandb | offline | none; generate and inpaint: none unless they are told another
     project: str = "extes"
     entity: str | None = None
     group: str | None = None

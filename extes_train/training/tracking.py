@@ -86,10 +86,16 @@ def wandb_id(run: RunDir) -> str:
 
 
 class WandbFeed:
-    """A pipe to wandb_process.py. Nothing here blocks or raises; what cannot be delivered is counted."""
+    """A pipe to wandb_process.py. Nothing here blocks or raises; what cannot be delivered is counted.
 
-    def __init__(self, arguments: Mapping[str, Any], command: list[str] | None = None) -> None:
+    `record` names the file of the run that has everything.
+    """
+
+    def __init__(
+        self, arguments: Mapping[str, Any], command: list[str] | None = None, record: str = "metrics.jsonl"
+    ) -> None:
         self.dropped = 0
+        self.record = record
         self.queue: queue.Queue[Mapping[str, Any] | None] = queue.Queue(QUEUE_RECORDS)
         self.process: subprocess.Popen[str] | None = None
         try:
@@ -122,11 +128,11 @@ class WandbFeed:
             assert self.process is not None
             self.process.kill()
             self.process.wait()
-            print(f"wandb: ended after {timeout_s:.0f} s; metrics.jsonl is complete", file=sys.stderr)
+            print(f"wandb: ended after {timeout_s:.0f} s; {self.record} is complete", file=sys.stderr)
         if self.process is not None and self.process.poll():
-            print(f"wandb: ended with code {self.process.returncode}; metrics.jsonl is complete", file=sys.stderr)
+            print(f"wandb: ended with code {self.process.returncode}; {self.record} is complete", file=sys.stderr)
         if self.dropped:
-            print(f"wandb: {self.dropped} records not delivered; metrics.jsonl has them", file=sys.stderr)
+            print(f"wandb: {self.dropped} records not delivered; {self.record} has them", file=sys.stderr)
 
     def _deliver(self) -> None:
         pipe = None if self.process is None else self.process.stdin

@@ -14,14 +14,29 @@ from typing import Any
 
 
 def main() -> None:
-    """The first record is the arguments of wandb.init; each next one is {"step": …, "values": {…}}."""
+    """The first record is the arguments of wandb.init; the next ones are as `_take` reads them."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)  # the parent decides when it ends: by closing stdin
     run = _start(json.loads(sys.stdin.readline()))
     for line in sys.stdin:
-        record = json.loads(line)
-        run.log(record["values"], step=record["step"])
+        _take(run, json.loads(line))
     run.finish()
+
+
+def _take(run: Any, record: dict[str, Any]) -> None:
+    """{"step", "values"} while a run goes; at an end {"summary": {name: number}}, {"tables": {name: [row, …]}} and
+    {"images": {name: path}}."""
+    import wandb
+
+    if "values" in record:
+        run.log(record["values"], step=record["step"])
+    run.summary.update(record.get("summary", {}))
+    media: dict[str, Any] = {}
+    for name, rows in record.get("tables", {}).items():
+        media[name] = wandb.Table(columns=list(rows[0]), data=[list(row.values()) for row in rows])
+    media |= {name: wandb.Image(path) for name, path in record.get("images", {}).items()}
+    if media:
+        run.log(media)
 
 
 def _start(arguments: dict[str, Any]) -> Any:

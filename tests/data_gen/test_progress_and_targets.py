@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import random
+import re
 from collections import Counter
 
 import pytest
 
+from data_gen.filters.chain import REASONS
 from data_gen.progress import Progress, Status
 from data_gen.targets import lacking_strategies, parse_shard, portions, scenario_shares
 from extes_train.dialogue.taxonomy import load_taxonomy
@@ -20,8 +22,9 @@ CLIENT = {
 }
 
 
-def status(done: int) -> Status:
-    return Status("generate", 100, done, done + 5, reasons=Counter(conduct=3, refusal=2), client=dict(CLIENT))
+def status(done: int, cost: float = 0.5) -> Status:
+    client = {**CLIENT, "cost": cost, "answered": 8.0 + done}
+    return Status("generate", 100, done, done + 5, reasons=Counter(conduct=3, refusal=2), client=client)
 
 
 class Terminal(io.StringIO):
@@ -32,13 +35,53 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize("stream", [io.StringIO(), Terminal()])
 def test_the_view_says_what_matters(stream: io.StringIO) -> None:
     with Progress(stream=stream) as progress:
-        progress.update(status(0))
+        progress.update(status(0, cost=0.0))
         progress.update(status(50))
         progress.line(status(50))
     text = stream.getvalue()
-    for fact in ("50/100", "conduct 3", "12/s", "in flight 8", "queued 3", "cooling down 1.5", "1000 in, 500 out"):
+    facts = ("50/100 dialogues (91% of candidates)", "5 (conduct 3, refusal 2)", "/s", "in flight 8", "queued 3")
+    for fact in (
+        *facts,
+        "retries 2",
+        "cooling down 1.5 s",
+        "1,000 in, 500 out",
+        "0.5000 of about 1.00 USD",
+        "time left",
+    ):
         assert fact in text, fact
-    assert "0.50 of about 1.00 USD" in text
+
+
+def test_what_an_earlier_process_spent_is_not_projected_again() -> None:
+    """50 of 100 were there for 5.00; ten more cost 1.00, so 40 to go cost 4.00. Nothing done yet projects nothing."""
+    stream = io.StringIO()
+    with Progress(stream=stream) as progress:
+        progress.update(status(50, cost=5.0))
+        progress.line(status(50, cost=5.0))
+        progress.line(status(60, cost=6.0))
+    first, second = stream.getvalue().splitlines()
+    assert "cost 5.00 USD so far" in first and "time left -" in first
+    assert "cost 6.00 of about 10.00 USD" in second and "time left 0:00" in second
+
+
+def test_every_line_fits_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    stream, reasons = Terminal(), Counter(dict.fromkeys(REASONS, 1200))
+    busy = {**CLIENT, "requests": 61234.0, "prompt_tokens": 1.1e8, "in_flight": 256.0, "retries": 2120.0, "cost": 46.5}
+    with Progress(stream=stream) as progress:
+        progress.update(Status("generate", 100_000, 0, 0, client=busy))
+        progress.update(
+            Status("inpaint", 1000, 400, 450, "turns", 3, reasons, 1504, (0.9, 0.8), busy, {"total": 9, "completed": 1})
+        )
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
+    assert max(len(line.rstrip()) for line in plain.splitlines()) <= 80
+    shown = " ".join(plain.split())
+    for fact in (
+        *(f"{reason} 1,200" for reason in REASONS),
+        "1,504 alternatives",
+        "batch 1 of 9 lines",
+        "last round 80%",
+    ):
+        assert fact in shown, fact
 
 
 def test_nothing_is_shown_when_not_wanted() -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from data_gen.diversity import Response, bleu, choose, consistency, distinct, embed, self_bleu, similarity
-from extes_train.errors import ConfigError
+from data_gen.diversity import Response, bleu, choose, consistency, distinct, self_bleu, similarity
 
 ORIGINAL = Response("That sounds lonely. How long have you been eating alone at work?", "clarification")
 COPY = Response("That sounds so lonely. How long have you been eating alone at work now?", "clarification")
@@ -53,16 +52,9 @@ def test_bleu_agrees_with_sacrebleu() -> None:
 
 def test_consistency_with_the_next_seeker_turn() -> None:
     after = "Since March. In the cafeteria I sit by the window."
+    following = Response(after)
     asks = Response("Where do you sit in the cafeteria?")
     tells = Response("Rest a little.")
     original = Response("And where in the cafeteria do you sit?")
-    assert consistency(asks, original, after) == 1.0 > consistency(tells, original, after)
+    assert consistency(asks, original, following) == 1.0 > consistency(tells, original, following)
     assert consistency(tells, original, None) == 1.0
-
-
-def test_an_embedding_model_is_asked_for_by_name() -> None:
-    try:
-        import sentence_transformers  # noqa: F401
-    except ImportError:
-        with pytest.raises(ConfigError, match="extra `embedding`"):
-            embed([ORIGINAL], "/nowhere")
