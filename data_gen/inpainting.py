@@ -18,7 +18,7 @@ from data_gen.config import InpaintConfig, TeacherConfig
 from data_gen.diversity import DiversityMeasures, Response, choose, consistency
 from data_gen.embedding import SentenceModel
 from data_gen.expansion import candidate_seed
-from data_gen.filters.chain import FINISH_REASONS, QUARANTINED, check_response_text, read_strategy
+from data_gen.filters.chain import FINISH_REASONS, QUARANTINED, check_response_text, read_strategy, unwritable
 from data_gen.filters.text import TextView
 from data_gen.hindsight import hindsight
 from data_gen.journal import Span
@@ -29,6 +29,7 @@ from data_gen.teacher.client import Completion
 from extes_train.dialogue.schema import SEEKER, SUPPORTER, Dialogue
 
 TOKENS_PER_RESPONSE = 120
+MOST_CANDIDATES = 4  # looked at, per candidate asked for
 
 Record = dict[str, Any]
 
@@ -211,7 +212,9 @@ class Inpainting:
         reasons["missing"] += max(self.count - len(raw), 0)
         record["asked"] += max(len(raw) - self.count, 0)  # a teacher may send more than it was asked for
         passed: list[Response] = []
-        for value in raw:
+        most = MOST_CANDIDATES * self.count
+        reasons["surplus"] += max(len(raw) - most, 0)
+        for value in raw[:most]:
             found = self._candidate(item, turn, value, original)
             if isinstance(found, str):
                 reasons[found] += 1
@@ -238,7 +241,7 @@ class Inpainting:
         if not isinstance(value, dict) or not isinstance(value.get("text"), str) or not value["text"].strip():
             return "schema"
         text = value["text"].strip()
-        if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        if unwritable(text):
             return "schema"
         strategy = read_strategy(value.get("strategy"), self.taxonomy)
         if strategy is None and (self.taxonomy.strategies or value.get("strategy") is not None):
@@ -252,8 +255,8 @@ class Inpainting:
             return "hindsight"
         response = Response(text, strategy)
         probability = value.get("probability")
-        if config.verbalized and isinstance(probability, (int, float)) and not isinstance(probability, bool):
-            response.provenance["probability"] = float(probability)
+        if config.verbalized and _is_share(probability):
+            response.provenance["probability"] = float(probability or 0)
         return response
 
     @staticmethod
@@ -293,6 +296,10 @@ def inpaint_schema(work: Inpainting) -> dict[str, Any]:
         return _object({"alternatives": alternatives})
     entry = _object({"turn": {"type": "integer"}, "alternatives": alternatives})
     return _object({"turns": {"type": "array", "items": entry}})
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _object(properties: dict[str, Any]) -> dict[str, Any]:

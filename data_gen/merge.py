@@ -13,8 +13,8 @@ from data_gen.dedup import NearDuplicates, shingle_hashes
 from data_gen.filters.text import TextView
 from data_gen.output import write_jsonl
 from data_gen.progress import Progress
-from extes_train.dialogue.jsonl import iterate_dialogues
-from extes_train.dialogue.schema import SIDES, Dialogue, dialogue_to_dict
+from extes_train.dialogue.jsonl import iterate_dialogues, iterate_lines
+from extes_train.dialogue.schema import SIDES, Dialogue, dialogue_from_dict, dialogue_to_dict
 from extes_train.dialogue.taxonomy import Taxonomy, load_taxonomy
 from extes_train.errors import ConfigError, DataError
 
@@ -112,17 +112,17 @@ def _quarantined(files: list[Path]) -> list[dict[str, Any]]:
 
 
 def _by_id(files: list[Path], name: str, quarantined: bool = False) -> list[dict[str, Any]]:
-    """The records of every shard's file `name`, each once."""
+    """The records of every shard's file `name`, checked, each once."""
     import json
 
     found: dict[str, dict[str, Any]] = {}
     for file in files:
         path = file.with_name(name)
         if path.is_file():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                value = json.loads(line)
-                key = (
-                    f"{value['id']}:{value.get('reason')}:{json.dumps(value['turns'])}" if quarantined else value["id"]
-                )
-                found.setdefault(key, value)
+            for where, value in iterate_lines(path):
+                record: dict[str, Any] = value  # type: ignore[assignment]
+                key = dialogue_from_dict(value, where, quarantined=quarantined).id
+                if quarantined:
+                    key = f"{key}:{record.get('reason')}:{json.dumps(record['turns'])}"
+                found.setdefault(key, record)
     return list(found.values())

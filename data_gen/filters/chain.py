@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,7 @@ REASONS = (
     *("duplicate", "near_duplicate"),
 )
 QUARANTINED = ("crisis",)  # set aside for people, never dropped
+_UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _ROLES = {"user": SEEKER, "client": SEEKER, "customer": SEEKER, "assistant": SUPPORTER, "counselor": SUPPORTER}
 
 
@@ -71,6 +73,8 @@ def read_reply(value: Any, scenario: str, taxonomy: Taxonomy) -> Dialogue | Reje
         if turns and turns[-1].speaker == turn.speaker:
             return Rejection("alternation", f"turns[{i}]: {turn.speaker} follows {turn.speaker}")
         turns.append(turn)
+    if unwritable(situation):
+        return Rejection("schema", "situation: a control character or half of a surrogate pair")
     situation = situation.strip()
     dialogue = Dialogue("", scenario, situation, turns)
     try:
@@ -79,6 +83,11 @@ def read_reply(value: Any, scenario: str, taxonomy: Taxonomy) -> Dialogue | Reje
     except (DataError, UnicodeEncodeError) as error:
         return Rejection("schema", str(error)[:120].encode("ascii", "replace").decode())
     return dialogue
+
+
+def unwritable(text: str) -> bool:
+    """True for a text with control characters (a tab and line ends excepted) or half of a surrogate pair."""
+    return not text.isprintable() and _UNWRITABLE.search(text) is not None
 
 
 def read_strategy(value: Any, taxonomy: Taxonomy) -> str | None:
@@ -141,11 +150,11 @@ def _turn(item: Any, taxonomy: Taxonomy) -> Turn | Rejection:
         if speaker not in SPEAKERS:
             return Rejection("schema", f'speaker "{str(speaker)[:20]}"')
     text = item["text"].strip()
-    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-        return Rejection("schema", "half of a surrogate pair")
+    if unwritable(text):
+        return Rejection("schema", "a control character or half of a surrogate pair")
     if speaker == SEEKER:
         tags = item.get("tags")
-        kept = [tag for tag in tags if isinstance(tag, str) and tag] if isinstance(tags, list) else []
+        kept = [t for t in tags if isinstance(t, str) and t and t.isprintable()] if isinstance(tags, list) else []
         return Turn(SEEKER, text, tags=kept)
     strategy = read_strategy(item.get("strategy"), taxonomy)
     if strategy is None and (taxonomy.strategies or item.get("strategy") is not None):

@@ -14,7 +14,7 @@ from data_gen.teacher.client import TeacherClient
 from data_gen.teacher.codec import decode, encode
 from data_gen.teacher.http import TransportError
 from data_gen.teacher.reply import Completion, read_completion
-from data_gen.teacher.structured import is_refusal, parse_json
+from data_gen.teacher.structured import LONGEST_MENDED, is_refusal, parse_json
 from extes_train.errors import BudgetReached, TeacherError
 
 MOST_REQUESTS = 50_000  # OpenAI's limits for one input file
@@ -162,7 +162,7 @@ async def _finish(client: TeacherClient, request: Request, completion: Completio
         if completion.parsed is None:
             if is_refusal(completion.text):
                 completion.finish_reason = "refusal"
-            elif client.config.repair:
+            elif client.config.repair and len(completion.text) <= LONGEST_MENDED:
                 completion = await client.repair(messages, completion, schema, seed)
     client.stats.finish_reasons[completion.finish_reason] += 1
     return completion

@@ -25,7 +25,7 @@ from data_gen.teacher.codec import decode, encode
 from data_gen.teacher.http import Answer, Http, TransportError
 from data_gen.teacher.limits import Gate, retry_after_s
 from data_gen.teacher.reply import CHARACTERS_PER_TOKEN, Completion, read_completion, reason_of, status_within
-from data_gen.teacher.structured import is_refusal, mend_messages, parse_json, response_format
+from data_gen.teacher.structured import LONGEST_MENDED, is_refusal, mend_messages, parse_json, response_format
 from extes_train.errors import TeacherError, did_you_mean
 
 FIRST_BACKOFF_S = 0.25
@@ -106,7 +106,7 @@ class TeacherClient:
             if completion.parsed is None:
                 if is_refusal(completion.text):
                     completion.finish_reason = "refusal"
-                elif self.config.repair:
+                elif self.config.repair and len(completion.text) <= LONGEST_MENDED:
                     completion = await self.repair(messages, completion, schema, seed, max_tokens)
         self.stats.finish_reasons[completion.finish_reason] += 1
         return completion

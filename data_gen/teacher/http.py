@@ -13,6 +13,7 @@ from data_gen.environment import proxy_for
 from extes_train.errors import TeacherError
 
 _JSON = {"Content-Type": "application/json"}
+LARGEST_BODY = 64 << 20  # of an answer; an endpoint that sends without end must not fill the memory
 SECRET_LENGTH = 12  # a shorter key ("EMPTY", "none") may be a word of a dialogue: it stays in replies
 
 
@@ -91,7 +92,11 @@ class Http:
         session = self._forms if isinstance(data, aiohttp.FormData) else self._session
         try:
             async with session.request(method, url, data=data, proxy=self._proxy, allow_redirects=False) as response:
-                body, headers = await response.read(), response.headers
+                headers, length = response.headers, response.content_length
+                if length is None or length > LARGEST_BODY or "Content-Encoding" in headers:
+                    body = await _read_limited(response)
+                else:
+                    body = await response.read()
                 if self._secret is not None and self._secret in body:  # an endpoint that sends the key back
                     body = body.replace(self._secret, "…".encode())
                 return Answer(response.status, body, headers.get("Retry-After"), headers.get("Location"))
@@ -110,6 +115,15 @@ class Http:
             raise TransportError("truncated", str(error).splitlines()[0]) from None
         except (aiohttp.ClientError, OSError) as error:
             raise TransportError("reset", str(error) or type(error).__name__) from None
+
+
+async def _read_limited(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    async for block in response.content.iter_any():
+        body += block
+        if len(body) > LARGEST_BODY:
+            raise TransportError("too large", f"an answer of more than {LARGEST_BODY >> 20} MiB")
+    return bytes(body)
 
 
 def check_address(base_url: str) -> str:

@@ -15,6 +15,8 @@ _REFUSAL = re.compile(
     r"|i (?:can(?:['’]t|not)|won['’]t|must decline)\b|i(?:['’]m| am) (?:not able|unable) to\b)",
     re.I,
 )
+LONGEST_MENDED = 1 << 17  # characters of a reply that is worth mending, here or by another request
+_CLOSES_STRING = re.compile(r"\s*[,:}\]]")
 MEND = (
     "Your last reply could not be read as JSON. Send the same content again as one valid JSON value that follows the "
     "requested format, complete and with nothing before or after it."
@@ -38,6 +40,8 @@ def parse_json(text: str) -> Any | None:
         value = None
     if isinstance(value, (dict, list)):
         return value
+    if len(text) > LONGEST_MENDED:
+        return None
     for candidate in _candidates(text):
         mended = _load(candidate)
         if isinstance(mended, (dict, list)):
@@ -89,8 +93,10 @@ def _balanced(text: str) -> list[str]:
 
 
 def _opens_string(text: str, index: int) -> bool:
-    before = text[:index].rstrip()[-1:]
-    return before in "{[,:"
+    index -= 1
+    while index >= 0 and text[index].isspace():
+        index -= 1
+    return index < 0 or text[index] in "{[,:"
 
 
 def _load(text: str) -> Any | None:
@@ -140,7 +146,7 @@ def _string_at(text: str, start: int) -> tuple[int, str]:
             value.append({"n": "\n", "t": "\t"}.get(following, following))
             index += 2
             continue
-        if char == quote and (quote == '"' or re.match(r"\s*[,:}\]]", text[index + 1 :]) or index + 1 == len(text)):
+        if char == quote and (quote == '"' or _CLOSES_STRING.match(text, index + 1) or index + 1 == len(text)):
             return index + 1, "".join(value)
         value.append(char)
         index += 1
