@@ -47,7 +47,7 @@ OURS = ("ours", "ours again")
 # ms per token (flat for the peers, of trees for ours) on 2 cores of 193 GFLOP/s in fp32, for estimates alone
 MS_PER_TOKEN = {
     "trl": {"fp32": 3.0, "bf16": 2.5}, "trainer": {"fp32": 2.6, "bf16": 1.7},
-    "llamafactory": {"fp32": 1.8, "bf16": 1.35}, "ours": {"fp32": 0.9, "bf16": 0.6},
+    "llamafactory": {"fp32": 1.8, "bf16": 1.35}, "ours": {"fp32": 1.0, "bf16": 0.5},
 }  # fmt: skip
 START_S = 20.0  # of a process
 
