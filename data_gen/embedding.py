@@ -55,7 +55,9 @@ def load_sentence_model(folder: str) -> SentenceModel:
         )
     pooling = _pooling(path)
     from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.disable_progress_bar()  # it would break the live view
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()

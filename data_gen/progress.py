@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import textwrap
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -86,8 +88,11 @@ class Progress:
             self._stream.flush()
 
     def say(self, text: str) -> None:
-        """Print a sentence, unless nothing is to be shown."""
+        """Print a sentence, unless nothing is to be shown; on a terminal, lines are broken between words."""
         if self._enabled:
+            if self._stream.isatty():
+                columns = shutil.get_terminal_size().columns
+                text = textwrap.fill(text, columns, break_long_words=False, break_on_hyphens=False)
             self._stream.write(text + "\n")
             self._stream.flush()
 

@@ -215,11 +215,6 @@ def test_language() -> None:
         check_filters(FiltersConfig(language="klingon"))
 
 
-def test_presidio_is_asked_for_by_name() -> None:
-    with pytest.raises(ConfigError, match="extra `pii`"):
-        check_filters(FiltersConfig(pii="presidio"))
-
-
 def test_responses_are_filtered_alike() -> None:
     for text, reason in (("You have major depression.", "conduct"), ("Ring +44 7700 900123.", "pii"), ("", "length")):
         rejected = check_response_text(text, TextView([text]), FiltersConfig())

@@ -72,6 +72,7 @@ def test_every_line_fits_a_terminal_of_80_columns(monkeypatch: pytest.MonkeyPatc
         progress.update(
             Status("inpaint", 1000, 400, 450, "turns", 3, reasons, 1504, (0.9, 0.8), busy, {"total": 9, "completed": 1})
         )
+    progress.say("stopped at a cap: teacher.max_requests=60; the same command with a higher cap goes on " * 3)
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", stream.getvalue())
     assert max(len(line.rstrip()) for line in plain.splitlines()) <= 80
     shown = " ".join(plain.split())
