@@ -60,7 +60,7 @@ COMBINATIONS = [
     Combination("lora", words=(CHECKPOINTING,)), Combination("full", 512, words=(BF16,)),
     Combination("full", alternatives=4), Combination("lora", alternatives=4),
     Combination("full", 512, "zero2_offload"), Combination("full", 512, "zero3_offload"),
-    Combination("full", 512, "zero0"), Combination("dora", 512),
+    Combination("full", 512, "zero0"), Combination("dora", 512), Combination("adapter", 512),
 ]  # fmt: skip
 
 

@@ -100,6 +100,7 @@ def settings_of(config: RootConfig, place: Place, found: Audit | None) -> Settin
         offload_parameters=config.zero.offload_parameters != "none",
         bucket_elements=config.zero.reduce_bucket_size,
         max_live_elements=config.zero.stage3_max_live_parameters,
+        prefetch_elements=config.zero.stage3_prefetch_bucket_size,
         gradient_checkpointing=config.model.gradient_checkpointing,
         dense_mask=config.model.attention in ("sdpa", "eager"),
         row_tokens=tokens,

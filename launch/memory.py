@@ -81,6 +81,7 @@ class Settings:
     offload_parameters: bool = False
     bucket_elements: int = 50_000_000
     max_live_elements: int = 1_000_000_000
+    prefetch_elements: int = 50_000_000
     gradient_checkpointing: bool = False
     dense_mask: bool = False  # attention=sdpa or eager: a bool mask of row x row
     row_tokens: int = 2048  # the longest row
@@ -149,9 +150,12 @@ def _states(facts: ModelFacts, settings: Settings) -> tuple[dict[str, float], di
     weights = (total - moving if settings.tuning != "full" else 0) * frozen_width + moving * width
     bucket = min(settings.bucket_elements, moving) * width
     device: dict[str, float] = {"weights": weights}
+    prefetch = 0
     if settings.stage == 3:
-        live = min(total, settings.max_live_elements) * width
-        device["weights"] = min(weights, weights / settings.world_size + live)
+        # a lone rank's partition is the weights; others gather copies beside theirs
+        live = min(total, settings.max_live_elements) * width if settings.world_size > 1 else 0
+        device["weights"] = weights / settings.world_size + live
+        prefetch = min(total, settings.prefetch_elements) * width if settings.world_size > 1 else 0
     moments = {"optimizer": 8 * part}
     if settings.stage:
         moments["fp32 copy"] = 4 * part
@@ -159,12 +163,15 @@ def _states(facts: ModelFacts, settings: Settings) -> tuple[dict[str, float], di
     if settings.stage:
         # the boundary's flat copy of the partition's gradients, and AdamW's denominator
         device["step"] = (8 if not settings.offload_optimizer else 0) * part
-        device["buckets"] = bucket
+        device["buckets"] = bucket + prefetch
     else:
         device["step"] = 8 * facts.vocab_size * facts.hidden_size if settings.tuning == "full" else 0
     if settings.offload_optimizer:
         host = {name: int(value) for name, value in moments.items()} | {"gradients": int(4 * part)}
         device["gradients"] = bucket
+        if settings.stage < 3:  # gradients summed there and as the optimizer sees them, weights on their way back
+            host |= {"gradients": int(8 * part), "returned weights": int(width * part)}
+            device["buckets"] += facts.vocab_size * facts.hidden_size * width
     else:
         host = {}
         device |= moments
@@ -185,6 +192,9 @@ def activation_bytes(facts: ModelFacts, settings: Settings) -> float:
     per_layer = norms + width * (2 * query + 2 * key + 4 * facts.intermediate_size)
     if settings.tuning in ("lora", "dora", "qlora"):
         per_layer += len(settings.target_modules) * settings.rank * 4
+    if settings.tuning == "dora":  # the magnitude's gradient needs both products of every layer it scales
+        outputs = [facts.layer_linears[name][1] for name in settings.target_modules if name in facts.layer_linears]
+        per_layer += 2 * sum(outputs) * width
     transient = width * tokens * (3 * facts.intermediate_size + 2 * hidden)
     mask = tokens * tokens * (1 if settings.cuda else 5) if settings.dense_mask else 0
     if settings.gradient_checkpointing:  # a layer's tensors come back one layer at a time, after the logits are gone
