@@ -46,7 +46,7 @@ from extes_train.dialogue.taxonomy import load_taxonomy  # noqa: E402
 
 REAL_REPLY = 3000  # characters
 SHORT_REPLY = 700
-SHORT_PROMPT = "Scenario: $scenario_line\nHint: $situation_hint\nStrategies: $strategies\nTurns: $turns\nJSON only.\n"
+SHORT_PROMPT = "Scenario: $scenario_line\nHint: $situation_hint\nStrategies: $strategies\n"
 
 
 @dataclass
@@ -73,6 +73,7 @@ def compose_replies(count: int, characters: int, turns: int) -> list[str]:
         value: dict[str, Any] = json.loads(reply(messages, number))
         value["turns"] = _cycled(value["turns"], turns)
         _stretch(value, json.loads(reply(messages, -number - 1))["turns"], characters)
+        _shrink(value["turns"], len(json.dumps(value)) - characters)
         texts.append(json.dumps(value))
     return texts
 
@@ -92,6 +93,16 @@ def _stretch(value: dict[str, Any], more: list[dict[str, Any]], characters: int)
             return
         turn["text"] += " " + other["text"]
         size += len(other["text"]) + 1
+
+
+def _shrink(turns: list[dict[str, Any]], excess: int) -> None:
+    """Drop last sentences, of the longest turns first, until so many characters are gone."""
+    while excess > 40:
+        turn = max(turns, key=lambda turn: len(turn["text"]))
+        kept = turn["text"][:-1].rpartition(". ")[0]
+        kept = kept + "." if kept else " ".join(turn["text"].split()[:-2])
+        excess -= len(turn["text"]) - len(kept)
+        turn["text"] = kept
 
 
 def run_path(

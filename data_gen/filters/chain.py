@@ -8,7 +8,7 @@ from typing import Any
 
 from data_gen.config import FiltersConfig
 from data_gen.filters.conduct import misconduct
-from data_gen.filters.crisis import crisis
+from data_gen.filters.crisis import crisis, crisis_in
 from data_gen.filters.language import check_language, foreign
 from data_gen.filters.pii import check_method, personal_data
 from data_gen.filters.repetition import repetitive
@@ -134,7 +134,7 @@ def _check_texts(
         return Rejection("conduct", detail)
     if detail := personal_data(f"{situation}\n{whole}" if situation else whole, config.pii):
         return Rejection("pii", detail)
-    if config.crisis and (detail := crisis(texts, view) or (situation and crisis([situation], TextView([situation])))):
+    if config.crisis and (detail := crisis(texts, view) or (situation and crisis_in(situation))):
         return Rejection("crisis", detail)
     return None
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from data_gen.filters.text import TextView, word_list
+from data_gen.filters.text import TextView, any_on_list, word_list
 
 _TRIGGERS = word_list(
     "suicide suicidal suicidality suicides unalive kill killing killed strangle choke life die dead all exist existing "
@@ -38,7 +38,16 @@ _PATTERN = re.compile(
 def crisis(texts: list[str], view: TextView) -> str | None:
     """The words in one of `texts` that speak of an acute crisis, or None. `view` has the words of each."""
     for i in view.having(_TRIGGERS):
-        match = _PATTERN.search(" ".join(texts[i].replace("’", "'").lower().split()))
-        if match:
-            return match.group(0)[:60]
+        if found := _search(texts[i]):
+            return found
     return None
+
+
+def crisis_in(text: str) -> str | None:
+    """`crisis` of one short text that no view was made of."""
+    return _search(text) if any_on_list(text, _TRIGGERS) else None
+
+
+def _search(text: str) -> str | None:
+    match = _PATTERN.search(" ".join(text.replace("’", "'").lower().split()))
+    return match.group(0)[:60] if match else None

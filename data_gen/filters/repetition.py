@@ -16,13 +16,11 @@ def repetitive(view: TextView, limit: float) -> str | None:
     An utterance does if more than `limit` of its words lie in a 3-gram that it has said before; a dialogue does if an
     utterance of at least 8 words comes back word for word.
     """
+    if len(view.flat) < MIN_WORDS or len(view.shingles()) == len(view.trigrams()):
+        return None  # nothing is said twice
     long = [" ".join(found) for found in view.words if len(found) >= MIN_WORDS]
     if len(set(long)) < len(long):
         return "an utterance comes back word for word"
-    if len(view.flat) < MIN_WORDS:
-        return None
-    if len(view.shingles()) == len(view.trigrams()):
-        return None
     lengths = np.array(view.lengths)
     owner = np.repeat(np.arange(len(lengths)), lengths)
     inside = owner[:-2] == owner[2:]

@@ -40,7 +40,7 @@ class _Lexicon(dict[str, int]):
         super().__init__()
         self.hashes = np.zeros(self.ROWS, np.uint64)
         self.lists = np.zeros(self.ROWS, np.uint32)  # bit i: the word stands on list i
-        self._on_list: dict[str, int] = {}
+        self.list_of: dict[str, int] = {}
         self._lists = 0
 
     def add_list(self, text: str) -> int:
@@ -49,14 +49,14 @@ class _Lexicon(dict[str, int]):
         self._lists += 1
         assert self._lists <= 32
         for word in text.split():
-            self._on_list[word] = self._on_list.get(word, 0) | bit
+            self.list_of[word] = self.list_of.get(word, 0) | bit
         self.clear()
         return bit
 
     def __missing__(self, word: str) -> int:
         row = len(self)
         self.hashes[row] = word_hash(word)
-        self.lists[row] = self._on_list.get(word, 0)
+        self.lists[row] = self.list_of.get(word, 0)
         self[word] = row
         return row
 
@@ -78,6 +78,12 @@ def word_list(text: str) -> int:
     return _lexicon.add_list(text)
 
 
+def any_on_list(text: str, triggers: int) -> bool:
+    """Whether a word of one short text stands on the list `triggers`."""
+    lists = _lexicon.list_of
+    return any(lists.get(word, 0) & triggers for word in words_of([text])[0])
+
+
 def words_of(texts: Sequence[str]) -> list[list[str]]:
     """`[words(text) for text in texts]`, at a third of the cost where the letters are ASCII."""
     whole = " " + _BETWEEN.join(texts) + " "
@@ -95,7 +101,7 @@ def words_of(texts: Sequence[str]) -> list[list[str]]:
 class TextView:
     """The words of several texts: `words[i]` of text i, `flat` of all in order, a hash and the word lists of each."""
 
-    __slots__ = ("_trigrams", "_unique", "flat", "hashes", "lengths", "lists", "words")
+    __slots__ = ("_all_lists", "_trigrams", "_unique", "flat", "hashes", "lengths", "lists", "words")
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.words = words_of(texts)
@@ -104,6 +110,7 @@ class TextView:
         rows = _lexicon.rows(self.flat)
         self.hashes: NDArray[np.uint64] = _lexicon.hashes[rows]
         self.lists: NDArray[np.uint32] = _lexicon.lists[rows]
+        self._all_lists = int(np.bitwise_or.reduce(self.lists))
         self._trigrams: NDArray[np.uint64] | None = None
         self._unique: NDArray[np.uint64] | None = None
 
@@ -131,9 +138,9 @@ class TextView:
 
     def having(self, triggers: int, of: range | None = None) -> list[int]:
         """The indices of the texts (those in `of`; all) that hold a word of the list `triggers`."""
-        found = np.flatnonzero(self.lists & np.uint32(triggers))
-        if len(found) == 0:
+        if not self._all_lists & triggers:
             return []
+        found = np.flatnonzero(self.lists & np.uint32(triggers))
         ends = list(accumulate(self.lengths))
         owners = dict.fromkeys(np.searchsorted(ends, found, side="right").tolist())
         return [i for i in owners if of is None or i in of]
