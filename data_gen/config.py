@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from extes_train.dialogue.checks import at_least, one_of
+from extes_train.dialogue.checks import above, at_least, given, one_of, within
 
 
 @dataclass
@@ -40,7 +40,13 @@ class TeacherConfig:
         at_least("teacher.concurrency", self.concurrency, 1)
         at_least("teacher.max_attempts", self.max_attempts, 1)
         at_least("teacher.timeout_s", self.timeout_s, 0.001)
-        for key in ("requests_per_minute", "tokens_per_minute", "max_requests", "max_total_tokens", "max_cost"):
+        at_least("teacher.max_tokens", self.max_tokens, 1)
+        at_least("teacher.temperature", self.temperature, 0)
+        for key in ("requests_per_minute", "tokens_per_minute"):
+            above(f"teacher.{key}", getattr(self, key), 0)
+        for key in ("max_requests", "max_total_tokens", "max_cost", "url_wait_s"):
+            at_least(f"teacher.{key}", getattr(self, key), 0)
+        for key in ("price_per_million_prompt_tokens", "price_per_million_completion_tokens"):
             at_least(f"teacher.{key}", getattr(self, key), 0)
 
 
@@ -62,6 +68,12 @@ class FaultsConfig:
     rate_content_filter: float = 0.0
     latency_s: float = 0.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("429", "500", "hang", "reset", "truncated", "garbage", "refusal", "length", "content_filter"):
+            within(f"serve.faults.rate_{name}", getattr(self, f"rate_{name}"), 0, 1)
+        for key in ("retry_after_s", "hang_s", "latency_s"):
+            at_least(f"serve.faults.{key}", getattr(self, key), 0)
 
 
 @dataclass
@@ -92,7 +104,14 @@ class FiltersConfig:
     near_duplicate: float = 0.7  # Jaccard of word 3-shingles; 0: off
 
     def __post_init__(self) -> None:
-        one_of("generate.filters.pii", self.pii, ("patterns", "presidio", "none"))
+        one_of("filters.pii", self.pii, ("patterns", "presidio", "none"))
+        at_least("filters.min_turns", self.min_turns, 1)
+        at_least("filters.min_words", self.min_words, 0)
+        for key in ("turns", "words"):
+            if given(getattr(self, f"min_{key}")):
+                at_least(f"filters.max_{key}", getattr(self, f"max_{key}"), getattr(self, f"min_{key}"))
+        for key in ("max_repetition", "near_duplicate"):
+            within(f"filters.{key}", getattr(self, key), 0, 1)
 
 
 @dataclass
@@ -131,6 +150,10 @@ class GenerateConfig:
             at_least(f"generate.{key}", getattr(self, key), 1)
         for key in ("num_exemplars", "strategy_hints"):
             at_least(f"generate.{key}", getattr(self, key), 0)
+        for key in ("seed_share", "min_acceptance", "min_novelty"):
+            within(f"generate.{key}", getattr(self, key), 0, 1)
+        at_least("generate.max_candidates", self.max_candidates, 1)
+        above("generate.batch_poll_s", self.batch_poll_s, 0)
 
 
 @dataclass
@@ -166,3 +189,8 @@ class InpaintConfig:
         one_of("inpaint.mode", self.mode, ("live", "batch"))
         at_least("inpaint.num_alternatives", self.num_alternatives, 1)
         at_least("inpaint.oversample", self.oversample, 1.0)
+        for key in ("lag", "fsync_every"):
+            at_least(f"inpaint.{key}", getattr(self, key), 1)
+        for key in ("max_similarity", "min_consistency"):
+            within(f"inpaint.{key}", getattr(self, key), 0, 1)
+        above("inpaint.batch_poll_s", self.batch_poll_s, 0)

@@ -16,13 +16,13 @@ def given(value: Any) -> bool:
 
 def at_least(key: str, value: Any, minimum: float) -> None:
     """Refuse a `value` below `minimum`."""
-    if given(value) and value < minimum:
+    if given(value) and not value >= minimum:  # so that nan is refused too
         raise ConfigError(f"{key}={value!r}: must be at least {minimum}")
 
 
 def above(key: str, value: Any, bound: float) -> None:
     """Refuse a `value` that is not greater than `bound`."""
-    if given(value) and value <= bound:
+    if given(value) and not value > bound:
         raise ConfigError(f"{key}={value!r}: must be greater than {bound}")
 
 
