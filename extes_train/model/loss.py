@@ -20,10 +20,10 @@ from torch.utils.checkpoint import checkpoint
 from extes_train.model.batch import RowBatch
 from extes_train.model.config import LossConfig
 from extes_train.model.forward import hidden_states, output_head
+from extes_train.model.replacing import forward_replaced
+from extes_train.model.stock import stock_logits, stock_reason
 
 CACHED_LOGITS = 1 << 19  # fp32 logits that a CPU's cache holds, 2 MiB
-from extes_train.model.replacing import forward_replaced
-from extes_train.model.stock import is_stock, stock_logits
 
 
 def row_loss(model: nn.Module, batch: RowBatch, config: LossConfig) -> tuple[Tensor, Tensor]:
@@ -32,7 +32,7 @@ def row_loss(model: nn.Module, batch: RowBatch, config: LossConfig) -> tuple[Ten
     Reads nothing back to the host. A row without targets gives zeros that still reach every parameter.
     """
     labels_Q, weight_Q = batch.labels_Q(), batch.weight_Q
-    if is_stock(model):
+    if stock_reason(model):
         nll_Q = _nll_C(stock_logits(model, batch), labels_Q)
         return torch.dot(nll_Q, weight_Q), torch.dot(nll_Q.detach(), (weight_Q > 0).to(nll_Q.dtype))
     predictors_QH = hidden_states(model, batch).index_select(0, batch.predictor_Q)
@@ -52,7 +52,7 @@ def target_nll(model: nn.Module, batch: RowBatch, config: LossConfig | None = No
     """Negative log-likelihood (Q,) of every target, fp32, no gradient: what perplexity is made of."""
     chunk_tokens = (config or LossConfig()).chunk_tokens
     labels_Q = batch.labels_Q()
-    if is_stock(model):
+    if stock_reason(model):
         return _nll_C(stock_logits(model, batch), labels_Q)
     predictors_QH = hidden_states(model, batch).index_select(0, batch.predictor_Q)
 
@@ -130,7 +130,7 @@ class LinearCrossEntropy(torch.autograd.Function):
             if grad_QH is not None:
                 torch.mm(grad_CV, weight_VH, out=grad_QH[chunk]).mul_(weight_C1)
             if needs_weight:
-                grad_VH = _add_product(grad_VH, grad_CV, hidden_CH * weight_C1, last=len(chunks) == 1)
+                grad_VH = _add_product(grad_VH, grad_CV, hidden_CH * weight_C1, alone=len(chunks) == 1)
         if needs_weight and grad_VH is None:
             grad_VH = torch.zeros_like(weight_VH)
         ctx.gradients = (
@@ -148,14 +148,14 @@ class LinearCrossEntropy(torch.autograd.Function):
         return (*gradients, None, None, None)
 
 
-def _add_product(total_VH: Tensor | None, grad_CV: Tensor, weighted_CH: Tensor, last: bool) -> Tensor:
+def _add_product(total_VH: Tensor | None, grad_CV: Tensor, weighted_CH: Tensor, alone: bool) -> Tensor:
     """`total_VH` plus a chunk's gradient of the head's weight; summed in fp32, where there is more than one chunk."""
     if total_VH is not None and total_VH.dtype == weighted_CH.dtype:
         return total_VH.addmm_(grad_CV.T, weighted_CH)
     product_VH = torch.mm(grad_CV.T, weighted_CH)
     if total_VH is not None:
         return total_VH.add_(product_VH)
-    return product_VH if last else product_VH.float()
+    return product_VH if alone else product_VH.float()
 
 
 def _nll_and_gradient(logits_CV: Tensor, labels_C: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,6 @@ Shapes: 1 row, h heads, T tokens, D head size; L tokens of a branch group, P of 
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import torch
@@ -21,8 +20,8 @@ from extes_train.model.attention import repeat_heads, sdpa_without_row
 from extes_train.model.batch import BranchGroup, RowBatch
 
 # forward returns (output, log-sum-exp); both are what scaled_dot_product_attention itself calls on a CPU
-_forward_kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_backward_kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+_forward_kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
+_backward_kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
 
 
 def structured_attention_forward(
@@ -63,18 +62,14 @@ class TreeAttention(torch.autograd.Function):
         batch, heads, length, size = query.shape
         out = query.new_empty(batch, length, heads, size).transpose(1, 2)  # as the layer after it reads it
         sums = query.new_empty(batch, heads, length, dtype=torch.float32)  # log-sum-exp of the scores
-        for tree in row.spans:
-            trunk = slice(tree.start, tree.trunk_end)
-            q, k, v = query[:, :, trunk], key[:, :, trunk], value[:, :, trunk]
-            out[:, :, trunk], sums[:, :, trunk] = _forward_kernel(q, k, v, 0.0, True, scale=scale)
-            for group in tree.groups:
-                for own in branches_of(group):
-                    q, k, v = query[:, :, own], key[:, :, own], value[:, :, own]
-                    out[:, :, own], sums[:, :, own] = _forward_kernel(q, k, v, 0.0, True, scale=scale)
-                if group.attach > tree.start:
-                    own, prefix = slice(group.start, group.end), slice(tree.start, group.attach)
-                    before = _forward_kernel(query[:, :, own], key[:, :, prefix], value[:, :, prefix], scale=scale)
-                    _join(out[:, :, own], sums[:, :, own], *before)
+        lengths, groups = _pieces(row)
+        for o, s, q, k, v in zip(*(x.split(lengths, 2) for x in (out, sums, query, key, value)), strict=True):
+            own_out, own_sums = _forward_kernel(q, k, v, 0.0, True, scale=scale)
+            o.copy_(own_out)
+            s.copy_(own_sums)
+        for own, prefix in groups:
+            before = _forward_kernel(query[:, :, own], key[:, :, prefix], value[:, :, prefix], scale=scale)
+            _join(out[:, :, own], sums[:, :, own], *before)
         ctx.save_for_backward(query, key, value, out, sums)
         ctx.row, ctx.scale = row, scale
         return out
@@ -82,33 +77,50 @@ class TreeAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, out, sums = ctx.saved_tensors
-        row, scale = ctx.row, ctx.scale
-        grad_q, grad_k, grad_v = (_like_rows(x) for x in (query, key, value))
-
-        def backward(queries: slice, keys: slice, causal: bool) -> tuple[Tensor, ...]:
-            return _backward_kernel(
-                grad_out[:, :, queries], query[:, :, queries], key[:, :, keys], value[:, :, keys], out[:, :, queries],
-                sums[:, :, queries], 0.0, causal, scale=scale,
+        lengths, groups = _pieces(ctx.row)
+        dtype = query.dtype
+        if groups and dtype != torch.float32:  # PyTorch's kernel for few queries is two to four times faster in fp32
+            grad_out, query, key, value, out = (_float_rows(x) for x in (grad_out, query, key, value, out))
+        gradients = tuple(_like_rows(x) for x in (query, key, value))
+        given = (x.split(lengths, 2) for x in (grad_out, query, key, value, out, sums))
+        wanted = zip(*(x.split(lengths, 2) for x in gradients), strict=True)
+        for piece, into in zip(zip(*given, strict=True), wanted, strict=True):
+            for gradient, part in zip(into, _backward_kernel(*piece, 0.0, True, scale=ctx.scale), strict=True):
+                gradient.copy_(part)
+        for own, prefix in groups:
+            parts = _backward_kernel(
+                grad_out[:, :, own], query[:, :, own], key[:, :, prefix], value[:, :, prefix], out[:, :, own],
+                sums[:, :, own], 0.0, False, scale=ctx.scale,
             )  # fmt: skip
+            for gradient, part, where in zip(gradients, parts, (own, prefix, prefix), strict=True):
+                gradient[:, :, where] += part
+        return *(gradient.to(dtype) for gradient in gradients), None, None
 
+
+def _pieces(row: RowBatch) -> tuple[list[int], list[tuple[slice, slice]]]:
+    """Lengths of all trunks and branches, in row order; and the (queries, keys) of branches on their trunk."""
+    if "pieces" not in row.cache:
+        lengths: list[int] = []
+        groups: list[tuple[slice, slice]] = []
         for tree in row.spans:
-            branches = [own for group in tree.groups for own in branches_of(group)]
-            for own in (slice(tree.start, tree.trunk_end), *branches):
-                grad_q[:, :, own], grad_k[:, :, own], grad_v[:, :, own] = backward(own, own, True)
+            lengths.append(tree.trunk_end - tree.start)
             for group in tree.groups:
-                own, prefix = slice(group.start, group.end), slice(tree.start, group.attach)
+                lengths += group.lengths
                 if group.attach > tree.start:
-                    dq, dk, dv = backward(own, prefix, False)
-                    grad_q[:, :, own] += dq
-                    grad_k[:, :, prefix] += dk
-                    grad_v[:, :, prefix] += dv
-        return grad_q, grad_k, grad_v, None, None
+                    groups.append((slice(group.start, group.end), slice(tree.start, group.attach)))
+        row.cache["pieces"] = lengths, groups
+    return row.cache["pieces"]
 
 
-def _like_rows(tensor: Tensor) -> Tensor:
+def _float_rows(tensor: Tensor) -> Tensor:
+    """(1, h, T, D) in fp32, laid out as (1, T, h, D)."""
+    return _like_rows(tensor, torch.float32).copy_(tensor)
+
+
+def _like_rows(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Uninitialised (1, h, T, D) laid out as (1, T, h, D), which is how the projections before it are."""
     batch, heads, length, size = tensor.shape
-    return tensor.new_empty(batch, length, heads, size).transpose(1, 2)
+    return tensor.new_empty(batch, length, heads, size, dtype=dtype).transpose(1, 2)
 
 
 def _join(out: Tensor, sums: Tensor, other: Tensor, other_sums: Tensor) -> None:
@@ -117,12 +129,6 @@ def _join(out: Tensor, sums: Tensor, other: Tensor, other_sums: Tensor) -> None:
     out.mul_((sums - joined).exp_()[..., None].to(out.dtype))
     out.addcmul_(other, (other_sums - joined).exp_()[..., None].to(out.dtype))
     sums.copy_(joined)
-
-
-def branches_of(group: BranchGroup) -> list[slice]:
-    """The branches of a group, in row order."""
-    ends = list(itertools.accumulate(group.lengths, initial=group.start))
-    return [slice(start, end) for start, end in itertools.pairwise(ends)]
 
 
 def own_mask(row: RowBatch, group: BranchGroup, dtype: torch.dtype) -> Tensor:
