@@ -36,6 +36,12 @@ NAMES = {
         "probability_key",
     },
 }
+_NEEDED = {
+    "system": set[str](),
+    "expansion": {"scenario_line", "exemplars"},
+    "inpaint_turn": {"history", "count"},
+    "inpaint_dialogue": {"history", "turn_numbers", "count"},
+}  # without these a record would say of itself what no teacher was told
 _ALL = "any of the list above"
 
 
@@ -132,7 +138,8 @@ class Prompts:
 
 
 def load_prompts(folder: str | None, taxonomy: Taxonomy) -> Prompts:
-    """The shipped templates, with those of `folder` in their place. Raises ConfigError for an unknown name in one."""
+    """The shipped templates, with those of `folder` in their place. Raises ConfigError for an unknown name in one,
+    and where a name is missing without which the teacher would not know what it is asked for."""
     texts = {name: (SHIPPED / f"{name}.txt").read_text(encoding="utf-8") for name in NAMES}
     if folder is not None:
         texts.update(_own(Path(folder)))
@@ -202,13 +209,17 @@ def _own(folder: Path) -> dict[str, str]:
             known = ", ".join(f"{name}.txt" for name in NAMES)
             hint = did_you_mean(path.stem, list(NAMES))
             raise ConfigError(f"{path}: no template has this name{hint}; names: {known}")
-        texts[path.stem] = path.read_text(encoding="utf-8")
+        try:
+            texts[path.stem] = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{path}: byte {error.start} is no UTF-8; save the file as UTF-8") from error
     if not texts:
         raise ConfigError(f"prompts={folder}: holds no template; names: {', '.join(f'{n}.txt' for n in NAMES)}")
     return texts
 
 
 def _check(name: str, template: Template) -> None:
+    used = set()
     for match in template.pattern.finditer(template.template):
         if match.group("invalid") is not None:
             raise ConfigError(f"prompts: {name}.txt: a $ that starts no name; write $$ for a dollar sign")
@@ -216,6 +227,9 @@ def _check(name: str, template: Template) -> None:
         if word is not None and word not in NAMES[name]:
             known = ", ".join(f"${n}" for n in sorted(NAMES[name]))
             raise ConfigError(f"prompts: {name}.txt: ${word} is unknown; the template may use {known}")
+        used.add(word)
+    if missing := sorted(_NEEDED[name] - used):
+        raise ConfigError(f"prompts: {name}.txt: must hold {' and '.join(f'${n}' for n in missing)}")
 
 
 def _domain(taxonomy: Taxonomy) -> str:

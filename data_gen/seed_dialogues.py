@@ -30,6 +30,8 @@ def read_seeds(path: Path | str | None, taxonomy: Taxonomy) -> list[Dialogue]:
     root = SHIPPED if path is None else Path(path)
     if not root.exists():
         raise DataError(f"{root}: no such file or folder of seeds")
+    if path is None and not any((SHIPPED / f"{name}.yaml").exists() for name in taxonomy.scenarios):
+        raise ConfigError(f"generate.seeds: taxonomy {taxonomy.name} needs seeds of its own; name their file or folder")
     files = sorted(p for p in root.iterdir() if p.suffix in _SUFFIXES) if root.is_dir() else [root]
     if root.is_file() and root.suffix not in _SUFFIXES:
         raise DataError(f"{root}: seeds are read from {', '.join(_SUFFIXES)}")

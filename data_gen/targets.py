@@ -43,14 +43,17 @@ def _read_weights(path: str, scenarios: list[str]) -> dict[str, float]:
     if not Path(path).is_file():
         hint = did_you_mean(path, ("uniform", "extes"))
         raise ConfigError(f"generate.target={path!r}: must be uniform, extes or a YAML file{hint}")
-    value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    try:
+        value = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(value, dict) or not value:
         raise DataError(f"{path}: expected a mapping from scenario to weight")
     for name, weight in value.items():
         if name not in scenarios:
             hint = did_you_mean(str(name), scenarios)
             raise DataError(f'{path}: "{name}" is no scenario{hint}; scenarios: {", ".join(scenarios)}')
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or weight < 0:
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not 0 <= weight < 1e12:
             raise DataError(f"{path}: {name}: {weight!r}: a weight is a number, 0 or more")
     if sum(value.values()) <= 0:
         raise DataError(f"{path}: all weights are 0")
