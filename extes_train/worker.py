@@ -32,6 +32,9 @@ from extes_train.errors import (
     terminal_width,
 )
 
+# what gloo says on the ranks that are left when one has ended: a consequence, never the cause
+PEER_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+
 
 def run_worker(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> NoReturn:
     """Run `main(argv)` and end the process with the code of DESIGN's list (0, 1, 2, 75, 130).
@@ -67,6 +70,8 @@ def outcome_of(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> tu
     except BaseException as error:
         if isinstance(error, OSError) and (line := path_error_line(error)):
             return EXIT_USER, line
+        if isinstance(error, RuntimeError) and any(words in str(error) for words in PEER_GONE):
+            return EXIT_INTERNAL, f"{_where()} another rank has ended; its own words, or its node's log, say why"
         return EXIT_INTERNAL, f"{_where()}\n{traceback.format_exc()}"
     return EXIT_OK, ""
 

@@ -185,11 +185,12 @@ def exit_records(run: Path) -> list[dict[str, Any]]:
 def last_error(run: Path) -> str:
     """The last line of what the first failing rank said, else of the job's log."""
     failed = [record for record in exit_records(run) if record["code"] not in (EXIT_OK, EXIT_REQUEUE)]
-    # ranks that were stopped say the same, and the first says it shortest
-    failed.sort(key=lambda record: record["rank"] if record["code"] == EXIT_INTERRUPTED else -1)
     if failed:
-        lines = [line for line in failed[0].get("traceback", "").splitlines() if line.strip()]
-        return lines[-1].strip() if lines else f"rank {failed[0]['rank']} ended with code {failed[0]['code']}"
+        # ranks that were stopped say the same, and rank 0 says it shortest
+        alike = [record for record in failed if record["code"] == EXIT_INTERRUPTED == failed[0]["code"]]
+        first = min(alike, key=lambda record: record["rank"]) if alike else failed[0]
+        lines = [line for line in first.get("traceback", "").splitlines() if line.strip()]
+        return lines[-1].strip() if lines else f"rank {first['rank']} ended with code {first['code']}"
     job = read_slurm_job(run)
     if job and Path(job["log"]).is_file():
         lines = Path(job["log"]).read_text(encoding="utf-8", errors="replace").strip().splitlines()

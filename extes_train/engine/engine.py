@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from extes_train.engine.deepspeed_config import deepspeed_config
-from extes_train.engine.process_group import ProcessGroup
+from extes_train.engine.process_group import ProcessGroup, limit_waits
 from extes_train.engine.weights import gathered_weights
 from extes_train.model.batch import RowBatch
 from extes_train.model.config import LossConfig
@@ -136,4 +136,5 @@ def build_engine(model: nn.Module, config: TrainConfig, group: ProcessGroup) -> 
         config=settings,
         dist_init_required=False,
     )
+    limit_waits(config.distributed)
     return Engine(wrapped, model, group, config.zero.stage)

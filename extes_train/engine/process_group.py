@@ -100,6 +100,18 @@ def process_group(config: DistributedConfig) -> Iterator[ProcessGroup]:
         stop_process_group(group)
 
 
+def limit_waits(config: DistributedConfig) -> None:
+    """Give every group of this process `distributed.timeout_s`.
+
+    Those that DeepSpeed makes for itself wait for torch's half an hour else, whatever the run asks for.
+    """
+    from torch.distributed import distributed_c10d
+
+    timeout = datetime.timedelta(seconds=config.timeout_s)
+    for group in list(distributed_c10d._world.pg_map):
+        distributed_c10d._set_pg_timeout(timeout, group)
+
+
 def _device_and_backend(wanted: str, local_rank: int) -> tuple[torch.device, str]:
     cuda = torch.cuda.is_available()
     backend = ("nccl" if cuda else "gloo") if wanted == "auto" else wanted

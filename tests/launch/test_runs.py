@@ -116,3 +116,18 @@ def test_sync_sends_what_was_not_sent(
     monkeypatch.setattr(runs, "wandb_key_present", lambda: False)
     with pytest.raises(UserError, match="set WANDB_API_KEY"):
         runs.sync([str(outputs)])
+
+
+def test_the_error_shown_is_the_first_ranks_own(tmp_path: Path) -> None:
+    folder = tmp_path / "logs" / "exit"
+    folder.mkdir(parents=True)
+
+    def leave(rank: int, code: int, time: float, text: str) -> None:
+        record = {"rank": rank, "code": code, "time": time, "traceback": text}
+        (folder / f"rank-{rank}.json").write_text(json.dumps(record))
+
+    leave(1, 130, 1.0, "[rank 1 on a] stopped at step 4")
+    leave(0, 130, 2.0, "stopped at step 4")
+    assert run_state.last_error(tmp_path) == "stopped at step 4"
+    leave(1, 1, 1.0, "Traceback …\nValueError: the cause")
+    assert run_state.last_error(tmp_path) == "ValueError: the cause"

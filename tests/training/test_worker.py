@@ -44,6 +44,12 @@ def test_what_is_not_expected_shows_its_traceback_last() -> None:
     assert outcome_of(lambda argv: None, []) == (0, "")
 
 
+def test_a_lost_peer_is_a_consequence() -> None:
+    error = RuntimeError("[/gloo/pair.cc:553] Connection closed by peer [127.0.0.1]:23240. This is typically …")
+    code, shown = outcome_of(raising(error), [])
+    assert code == 1 and "another rank has ended" in shown and "\n" not in shown
+
+
 def test_the_record_says_rank_code_and_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXTES_EXIT_RECORDS", str(tmp_path))
     monkeypatch.setenv("RANK", "3")
