@@ -140,9 +140,33 @@ class _Buckets:
             self._table[key] = [found, value]
 
 
+class Ids:
+    """A growing set of 64-bit ids in 8 bytes each: the newest in a set, the others in a sorted array."""
+
+    NEWEST = 1 << 14
+
+    def __init__(self) -> None:
+        self._sorted = np.zeros(0, np.uint64)
+        self._newest: set[int] = set()
+
+    def __contains__(self, value: int) -> bool:
+        if value in self._newest:
+            return True
+        place = int(self._sorted.searchsorted(np.uint64(value)))
+        return place < len(self._sorted) and int(self._sorted[place]) == value
+
+    def add(self, value: int) -> None:
+        """Take `value`, which is not in the set."""
+        self._newest.add(value)
+        if len(self._newest) == self.NEWEST:
+            fresh = np.fromiter(self._newest, np.uint64, self.NEWEST)
+            self._sorted = np.sort(np.concatenate([self._sorted, fresh]), kind="stable")
+            self._newest.clear()
+
+
 class Novelty:
-    """How much of a dialogue's shingles was never seen: of a quarter of them, the hashes below 2^30, which stand first in
-    the sorted array. A fixed bitmap of 4 MiB remembers them (a little is missed as it fills)."""
+    """How much of a dialogue's shingles was never seen: of a quarter of them, the hashes below 2^30, which stand first
+    in the sorted array. A fixed bitmap of 4 MiB remembers them (a little is missed as it fills)."""
 
     BITS = 1 << 25
     BELOW = np.uint32(1 << 30)

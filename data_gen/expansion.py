@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data_gen.config import GenerateConfig
-from data_gen.dedup import NearDuplicates, Novelty, Shingles, shingle_hashes
+from data_gen.dedup import Ids, NearDuplicates, Novelty, Shingles, shingle_hashes
 from data_gen.filters.text import TextView
 from data_gen.prompting import Exemplar, Messages, Prompts, make_exemplar
 from data_gen.seed_dialogues import check_sides, deal_seeds
@@ -117,7 +117,7 @@ class Expansion:
         self.kept: dict[str, Counter[str]] = {side: Counter() for side in self.pools}
         self.exhausted: dict[str, frozenset[str]] = {side: frozenset() for side in self.pools}
         self.rounds: list[Round] = []
-        self.ids: set[int] = set()
+        self.ids = Ids()
         self.novelty = Novelty()
         self.near = NearDuplicates(config.filters.near_duplicate) if config.filters.near_duplicate > 0 else None
         for seed in seeds:

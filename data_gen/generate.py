@@ -22,7 +22,7 @@ from data_gen.filters.chain import (
     read_reply,
 )
 from data_gen.filters.text import TextView
-from data_gen.journal import NAME, Journal, Span
+from data_gen.journal import NAME, Journal, Span, Spans
 from data_gen.output import write_jsonl
 from data_gen.progress import Progress, Status
 from data_gen.prompting import load_prompts, make_exemplar
@@ -71,7 +71,7 @@ class Generation:
         self.config, self.teacher, self.expansion = config, teacher, expansion
         self.schema = expansion_schema(expansion.taxonomy)
         self.longest_reply: int | None = None
-        self.accepted: list[Span] = []
+        self.accepted = Spans()
         self.quarantined: list[tuple[Span, str]] = []
         self.prompt_tokens = self.completion_tokens = 0
         self.messages = expansion.messages

@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import time
+from array import array
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +24,22 @@ from extes_train.errors import DataError, RunDirError
 
 SCHEMA = 1
 NAME = "journal.jsonl"
+_HEAD = b'{"kind":"header"'
 Span = tuple[int, int]  # offset and length of a record's line
+
+
+class Spans:
+    """A growing list of spans in 16 bytes each."""
+
+    def __init__(self) -> None:
+        self._numbers = array("q")
+
+    def append(self, span: Span) -> None:
+        self._numbers.extend(span)
+
+    def __iter__(self) -> Iterator[Span]:
+        numbers = iter(self._numbers)
+        return zip(numbers, numbers)
 
 
 class Journal:
@@ -114,6 +130,8 @@ class Journal:
         end, bad, offset = 0, None, 0
         with open(self.path, "rb") as file:
             for number, line in enumerate(file, start=1):
+                if number == 1 and line[: len(_HEAD)] != _HEAD[: len(line)] and line.strip(b"\0"):
+                    raise RunDirError(f"{self.path}:1: not a journal of ours; choose another `out`")
                 offset += len(line)
                 if not _is_record(line):
                     bad = bad or number
@@ -138,7 +156,7 @@ class Journal:
             raise RunDirError(f"{self.path}:1: not a journal of `extes {self._header['what']}`; choose another `out`")
         if header.get("schema") != SCHEMA:
             raise RunDirError(f"{self.path}:1: schema {header.get('schema')}, this version writes {SCHEMA}")
-        if header["digest"] != self._header["digest"]:
+        if header.get("digest") != self._header["digest"]:
             changed = differing(header.get("settings", {}), self._settings)
             raise RunDirError(
                 f"{self.path}: was begun with other settings ({'; '.join(changed[:5]) or 'another version'}); "
@@ -184,6 +202,10 @@ def _is_record(line: bytes) -> bool:
     if not line.endswith(b"\n"):
         return False
     try:
-        return isinstance(decode(line), dict)
+        record = decode(line)
     except ValueError:
         return False
+    if not isinstance(record, dict):
+        return False
+    index = record.get("index")
+    return record.get("kind") == "header" or ("kind" in record and isinstance(index, int) and 0 <= index < 1 << 40)

@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from data_gen.dedup import NearDuplicates, Novelty, bands_for, jaccard, shingle_hashes
+from data_gen.dedup import Ids, NearDuplicates, Novelty, bands_for, jaccard, shingle_hashes
 from data_gen.filters.text import TextView
 from extes_train.dialogue.shingles import jaccard as exact_jaccard
 from extes_train.dialogue.shingles import word_shingles
@@ -84,6 +85,18 @@ def test_novelty_is_the_share_of_unseen_shingles() -> None:
     assert novelty.add(shingles) == 0.0
     half = np.unique(np.concatenate([shingles[::2], rng.integers(0, 2**32, 2000, dtype=np.uint32)]))
     assert abs(novelty.add(half) - 0.5) < 0.05  # a quarter of them is looked at
+
+
+def test_ids_are_a_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Ids, "NEWEST", 7)
+    ids, expected, rng = Ids(), set(), np.random.default_rng(1)
+    for value in [0, 2**64 - 1, *rng.integers(0, 2**64, 100, dtype=np.uint64).tolist()]:
+        assert (value in ids) == (value in expected)
+        if value not in ids:
+            ids.add(value)
+            expected.add(value)
+        assert value in ids and value ^ 1 not in ids
+    assert all(value in ids for value in expected)
 
 
 def test_bands_follow_the_threshold() -> None:
