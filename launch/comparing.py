@@ -44,6 +44,8 @@ def compare(arguments: Sequence[str]) -> int:
 
         return submit_comparison(request, arms)
     require_model(request)
+    if request.config.launcher.preflight:
+        check_arms_fit(request, arms)
     for arm in arms:
         train_arm(request, arm, arms[0])
     write_comparison(request, arms)
@@ -98,6 +100,17 @@ def check_arms(arms: Sequence[Arm]) -> None:
 
     for arm in arms:
         compose_config(arm.overrides)
+
+
+def check_arms_fit(request: Request, arms: Sequence[Arm]) -> None:
+    """Preflight of one arm of each kind that is not trained yet, silent where all is well. Raises LaunchError."""
+    from launch.composing import compose_request
+    from launch.preflight import problems_of_arm, refuse
+
+    words = [w for w in request.overrides if w.lstrip("+~").split("=")[0].split(".")[0] in ("launcher", "network")]
+    kinds = {(arm.tuning, arm.augmentation): arm for arm in reversed(arms) if not is_trained(arm)}
+    for arm in reversed(kinds.values()):
+        refuse([f"arm {arm.name}: {text}" for text in problems_of_arm(compose_request([*arm.overrides, *words]))])
 
 
 def require_data_or_generate(request: Request) -> None:

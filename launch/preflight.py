@@ -114,6 +114,14 @@ def examine(request: Request, with_audit: bool) -> Report:
     return report
 
 
+def problems_of_arm(request: Request) -> list[str]:
+    """What would stop an arm of a comparison; its run directory is made anew where nothing is lost by it."""
+    report = Report()
+    for check in (check_model, check_programs, check_memory_fits, check_disk):
+        _guarded(check, request, report)
+    return report.problems
+
+
 def _guarded(check: Callable[[Request, Report], None], request: Request, report: Report) -> None:
     try:
         check(request, report)

@@ -13,12 +13,13 @@ import pytest
 
 from extes_train.dialogue.jsonl import write_dialogues
 from extes_train.dialogue.schema import Turn, make_dialogue
-from extes_train.errors import LaunchError
+from extes_train.errors import EXIT_USER, LaunchError
 from launch import audit as auditing
 from launch import preflight
 from launch.composing import compose_request
 from launch.estimates import measured_rate
 from launch.hardware import gpu_of_type
+from launch.main import main
 
 SHAPE = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
@@ -176,3 +177,13 @@ def test_a_runs_own_speed(tmp_path: Path) -> None:
     lines = [json.dumps({"step": step, "tokens_per_s": rate}) for step, rate in ((1, 5.0), (2, 100.0), (3, 110.0))]
     (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, '{"torn']))
     assert measured_rate(tmp_path) == 100.0
+
+
+def test_a_comparison_is_refused_before_its_first_arm(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model" / "model.safetensors").write_bytes(struct.pack("<Q", 200) + b"{")
+    assert main(["compare", *words, f"compare.out={tmp_path}/out", "compare.arms=[full/none,lora/none]"]) == EXIT_USER
+    shown = capsys.readouterr().err
+    assert shown.startswith("extes: arm full: ") and "is cut off in its header" in shown
+    assert not (tmp_path / "out").exists()
