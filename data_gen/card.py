@@ -11,6 +11,7 @@ from data_gen.plots import write_plots
 from data_gen.statistics import Statistics, statistics_of
 from extes_train.dialogue.files import write_json, write_text
 from extes_train.dialogue.taxonomy import Taxonomy
+from extes_train.errors import RunDirError
 
 Records = Callable[..., Iterator[dict[str, Any]]]
 NOTICE = (
@@ -166,9 +167,12 @@ def _table(counts: Mapping[str, int], known: Mapping[str, Any]) -> list[dict[str
 
 
 def _write(out: Path, card: dict[str, Any], found: Statistics, sides: list[str]) -> None:
-    plots = write_plots(out, card)
-    write_json(out / "card.json", card)
-    write_text(out / "README.md", render_card(card, hugging_face_header(out, sides, card), plots))
+    try:
+        plots = write_plots(out, card)
+        write_json(out / "card.json", card)
+        write_text(out / "README.md", render_card(card, hugging_face_header(out, sides, card), plots))
+    except OSError as error:
+        raise RunDirError(f"{out}: the card cannot be written: {error.strerror}; make room and start again") from error
 
 
 def render_card(card: dict[str, Any], header: str, plots: list[str]) -> str:

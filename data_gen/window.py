@@ -184,13 +184,19 @@ class Window:
                 self.queue.append((item, messages, prompt))
                 continue
             record = self.journal.read(span)
-            if record["prompt_sha256"] != prompt:
+            if record.get("prompt_sha256") != prompt:
                 raise RunDirError(
                     f"{self.journal.path}: record {item.index} answers another prompt than this version writes; "
                     f"choose another `out`"
                 )
             self.reused += 1
-            self._arrived[item.index] = (item, self.work.restore(item, record), span)
+            try:
+                self._arrived[item.index] = (item, self.work.restore(item, record), span)
+            except (KeyError, TypeError, ValueError) as error:
+                raise RunDirError(
+                    f"{self.journal.path}: record {item.index} was damaged or edited ({error}); restore the file, or "
+                    f"choose another `out`"
+                ) from error
 
 
 class _Spans:
