@@ -46,7 +46,7 @@ from extes_train.dialogue.taxonomy import load_taxonomy  # noqa: E402
 
 REAL_REPLY = 3000  # characters
 SHORT_REPLY = 700
-SHORT_PROMPT = "Scenario: $scenario_line\nHint: $situation_hint\nStrategies: $strategies\n"
+SHORT_PROMPT = "Scenario: $scenario_line\nHint: $situation_hint\nStrategies: $strategies\n$exemplars"
 
 
 @dataclass
