@@ -47,12 +47,12 @@ def use_attention(model: nn.Module, name: str, device: torch.device | str = "cpu
     obstacle = row_obstacle(inner.config, longest)
     if obstacle is not None and name not in ("auto", "stock"):
         raise ConfigError(f"model.attention={name}: {obstacle}; set model.attention=auto")
-    stock = obstacle is not None or name == "stock"
-    set_stock(model, stock)
-    if stock:
+    reason = obstacle or ("model.attention=stock" if name == "stock" else None)
+    set_stock(model, reason)
+    if reason is not None:
         if inner.config._attn_implementation.startswith(PREFIX):
             inner.set_attn_implementation("sdpa")
-        log.info("attention=stock: %s", obstacle or "model.attention=stock")
+        log.info("attention=stock: %s", reason)
         return "stock"
     chosen = choose(name, torch.device(device).type)
     register()

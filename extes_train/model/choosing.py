@@ -119,3 +119,16 @@ def visible_pairs(row: RowBatch) -> int:
             prefix = group.attach - tree.start
             pairs += sum(length * prefix + length * (length + 1) // 2 for length in group.lengths)
     return pairs
+
+
+def describe_attention(model: nn.Module, rows: Iterable[RowBatch]) -> list[str]:
+    """Which attention `rows` go through, and why, for the log and provenance.json."""
+    from extes_train.model.attention import PREFIX
+    from extes_train.model.forward import causal_lm, next_dtype
+    from extes_train.model.stock import stock_reason
+
+    reason = stock_reason(model)
+    if reason is not None:
+        return [f"stock, samples as padded batches ({reason})"]
+    name = causal_lm(model).config._attn_implementation.removeprefix(PREFIX)
+    return describe_picks(rows, next_dtype(model)) if name == "auto" else [f"{name} for all rows (model.attention)"]

@@ -20,14 +20,14 @@ from extes_train.model.replacing import forward_replaced
 MARK = "extes_stock"  # attribute of a model whose rows go this way
 
 
-def set_stock(model: nn.Module, stock: bool) -> None:
-    """Send the rows of `model` this way, or no longer."""
-    setattr(causal_lm(model), MARK, stock)
+def set_stock(model: nn.Module, reason: str | None) -> None:
+    """Send the rows of `model` this way for `reason`, or with None no longer."""
+    setattr(causal_lm(model), MARK, reason)
 
 
-def is_stock(model: nn.Module) -> bool:
-    """True where rows go through the model's own forward pass."""
-    return bool(getattr(causal_lm(model), MARK, False))
+def stock_reason(model: nn.Module) -> str | None:
+    """Why rows go through the model's own forward pass, None where they do not."""
+    return getattr(causal_lm(model), MARK, None)
 
 
 def stock_logits(model: nn.Module, batch: RowBatch) -> Tensor:
