@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from extes_train.dialogue.files import read_json
 from extes_train.environment import wandb_key_present
-from extes_train.errors import EXIT_INTERNAL, EXIT_OK, UserError
+from extes_train.errors import EXIT_INTERNAL, EXIT_OK, UserError, terminal_width
 from launch.run_state import (
     RunStatus,
     describe_run,
@@ -39,7 +40,7 @@ def status(arguments: Sequence[str]) -> int:
     if not runs:
         raise UserError(f"{root}: no run here; `extes status DIR` looks below DIR")
     states = slurm_states(runs)
-    print(render_status([describe_run(run, states) for run in runs], root))
+    print(render_status([describe_run(run, states) for run in runs], root, terminal_width(sys.stdout)))
     return EXIT_OK
 
 
@@ -146,8 +147,8 @@ def existing_run(text: str) -> Path:
     return path
 
 
-def render_status(rows: Sequence[RunStatus], root: Path) -> str:
-    """A table; errors on lines of their own."""
+def render_status(rows: Sequence[RunStatus], root: Path, columns: int | None = None) -> str:
+    """A table; errors on lines of their own, broken at `columns`."""
     header = ("run", "state", "job", "step", "loss", "tokens/s", "left")
     table = [header, *(_cells(row, root) for row in rows)]
     widths = [max(len(line[column]) for line in table) for column in range(len(header))]
@@ -155,7 +156,7 @@ def render_status(rows: Sequence[RunStatus], root: Path) -> str:
     for cells, row in zip(table, [None, *rows]):
         lines.append("  ".join(cell.ljust(width) for cell, width in zip(cells, widths)).rstrip())
         if row is not None and row.error:
-            lines.append(f"    {row.error}")
+            lines.append(textwrap.fill(row.error, columns or 10_000, initial_indent=" " * 4, subsequent_indent=" " * 4))
     return "\n".join(lines)
 
 
