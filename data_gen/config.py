@@ -87,6 +87,9 @@ class ServeConfig:
     api_key: str | None = None  # name of an environment variable; requests need its value
     faults: FaultsConfig = field(default_factory=FaultsConfig)
 
+    def __post_init__(self) -> None:
+        within("serve.port", self.port, 0, 65535)
+
 
 @dataclass
 class FiltersConfig:

@@ -27,6 +27,7 @@ from data_gen.output import write_jsonl
 from data_gen.progress import Progress, Status
 from data_gen.prompting import load_prompts, make_exemplar
 from data_gen.seed_dialogues import read_seeds
+from data_gen.stopping import stopped_by_sigterm
 from data_gen.teacher.client import Completion
 from data_gen.teacher_run import ask_teacher, taxonomy_digest, teacher_settings
 from data_gen.tracking import OpenFeed, RunTracker
@@ -196,7 +197,8 @@ def generate(
     """
     progress = progress or Progress()
     try:
-        result = asyncio.run(run_generate(config, teacher, progress, open_feed))
+        with stopped_by_sigterm():
+            result = asyncio.run(run_generate(config, teacher, progress, open_feed))
     except KeyboardInterrupt:
         raise Interrupted(f"stopped; {config.out} has a journal: the same command goes on") from None
     progress.say(f"{result.message}. Written to {result.out}")

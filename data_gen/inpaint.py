@@ -18,6 +18,7 @@ from data_gen.journal import NAME, Journal
 from data_gen.output import write_jsonl
 from data_gen.progress import Progress
 from data_gen.prompting import load_prompts
+from data_gen.stopping import stopped_by_sigterm
 from data_gen.teacher_run import ask_teacher, taxonomy_digest, teacher_settings
 from data_gen.tracking import OpenFeed, RunTracker
 from data_gen.window import Window
@@ -52,7 +53,8 @@ def inpaint(
     """
     progress = progress or Progress()
     try:
-        result = asyncio.run(run_inpaint(config, teacher, progress, open_feed))
+        with stopped_by_sigterm():
+            result = asyncio.run(run_inpaint(config, teacher, progress, open_feed))
     except KeyboardInterrupt:
         raise Interrupted(f"stopped; {config.out} has a journal: the same command goes on") from None
     progress.say(f"{result.message}. Written to {result.out}")

@@ -32,6 +32,10 @@ def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> int:
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        if not path.parent.is_dir():
+            raise RunDirError(
+                f"{path.parent}: the folder was removed while the run wrote to it; start again"
+            ) from error
         raise RunDirError(
             f"{path}: cannot be written: {error.strerror}; the journal has everything: make room and start again"
         ) from error

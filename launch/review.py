@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from extes_train.dialogue.jsonl import read_dialogues
+from extes_train.dialogue.jsonl import iterate_dialogues
 from extes_train.dialogue.schema import Dialogue
 from extes_train.errors import DataError
 
@@ -31,7 +31,10 @@ def review(arguments: Sequence[str]) -> int:
     parser.add_argument("--scenario", help="only dialogues of this scenario")
     options = parser.parse_args(arguments)
 
-    dialogues = read_dialogues(options.file)[options.start :]
+    quarantined = Path(options.file).name == "quarantine.jsonl"  # these are for people to read too
+    dialogues = list(iterate_dialogues(options.file, quarantined=quarantined))[options.start :]
+    if not dialogues and not options.start and not quarantined:
+        raise DataError(f"{options.file}: holds no dialogue")
     if options.scenario:
         dialogues = [item for item in dialogues if item.scenario == options.scenario]
     verdicts = Path(options.file + ".review.jsonl")
