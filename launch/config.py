@@ -57,7 +57,7 @@ class DeepspeedConfig(LauncherConfig):
 
 @dataclass
 class SlurmConfig(LauncherConfig):
-    """Jobs on a Slurm cluster: sbatch, srun and torchrun with static rendezvous."""
+    """Jobs on a Slurm cluster: sbatch, and srun with a static rendezvous."""
 
     name: str = "slurm"
     partition: str | None = None

@@ -73,11 +73,10 @@ def generation_jobs(config: RootConfig, launcher: SlurmConfig, out: Path, starts
         title=f"Generates {config.generate.num_dialogues} dialogues in {launcher.array_size} shards.",
         name="generate",
         directory=out,
-        module="launch generate",
+        module="launch.slurm.shard",
         time_limit=launcher.time_limit,
+        signal=True,
         requeue=launcher.requeue,
-        distributed=False,
-        overrides=True,
         array=True,
         setup=key if starts_teacher else [],
     )
@@ -88,7 +87,7 @@ def generation_jobs(config: RootConfig, launcher: SlurmConfig, out: Path, starts
         module="launch merge",
         arguments=[*(str(out / "shards" / str(index)) for index in range(launcher.array_size)), "-o", str(out)],
         time_limit="01:00:00",
-        distributed=False,
+        workers=False,
         setup=[f'scancel "$(cat {_quoted(out / "slurm" / "teacher.job")})"'] if starts_teacher else [],
     )
     if not starts_teacher:
@@ -101,7 +100,7 @@ def generation_jobs(config: RootConfig, launcher: SlurmConfig, out: Path, starts
         gpus_per_node=launcher.teacher_gpus,
         time_limit=launcher.teacher_time_limit,
         requeue=launcher.requeue,
-        distributed=False,
+        workers=False,
         setup=key,
         lines=teacher_lines(config, launcher, out),
     )

@@ -50,9 +50,8 @@ def evaluation_job(launcher: SlurmConfig, run_dir: Path) -> Job:
         module="extes_train.evaluate",
         gpus_per_node=min(1, launcher.gpus_per_node),
         time_limit=launcher.time_limit,
+        signal=True,
         requeue=launcher.requeue,
-        distributed=False,
-        overrides=True,
     )
 
 
@@ -65,5 +64,5 @@ def report_job(launcher: SlurmConfig, out: Path) -> Job:
         module="launch.slurm.report",
         arguments=[str(out)],
         time_limit="00:30:00",
-        distributed=False,
+        workers=False,
     )

@@ -91,13 +91,17 @@ def queued_jobs() -> dict[str, JobState]:
 
 
 def finished_jobs(job_ids: Sequence[str]) -> dict[str, JobState]:
-    """What is known about jobs that may have left the queue: sacct, else scontrol; {} where both have forgotten."""
+    """What is known about jobs that may have left the queue: by sacct, and by scontrol what sacct does not know (yet).
+
+    {} where both have forgotten.
+    """
     if not job_ids:
         return {}
     try:
-        return _accounted(job_ids)
-    except LaunchError:
-        return _remembered(job_ids)
+        known = _accounted(job_ids)
+    except LaunchError:  # no accounting here
+        known = {}
+    return {**_remembered([job_id for job_id in job_ids if job_id not in known]), **known}
 
 
 def _accounted(job_ids: Sequence[str]) -> dict[str, JobState]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import hashlib
 import os
 import shutil
@@ -24,6 +25,7 @@ def freeze_code(directory: Path) -> Path:
         shutil.rmtree(temporary, ignore_errors=True)
         for package in PACKAGES:
             shutil.copytree(source / package, temporary / package, ignore=SKIPPED)  # follows the configs symlink
+        compileall.compile_dir(temporary, quiet=2)  # once, and not by every rank at the same time
         os.replace(temporary, target)
     return target
 

@@ -1,41 +1,67 @@
-"""One node of a Slurm job: `python -m launch.slurm.node TORCHRUN-ARGUMENTS`, the one task that srun starts there.
+"""One node of a Slurm job: `python -m launch.slurm.node PROCESSES MODULE OVERRIDES`, srun's one task there.
 
-Slurm signals every process of a step. The workers are to write a checkpoint, which can take longer than torchrun's
-patience, so the agent itself ignores those signals and waits for them.
+It starts the node's ranks, watches them and says how they ended. torchrun would do that too, but importing it costs
+seconds of every job, and its patience with a worker that writes a checkpoint is short; meeting again after a restart
+is Slurm's business here, not torchrun's. MASTER_ADDR and MASTER_PORT come from the sbatch file.
 """
 
 from __future__ import annotations
 
-import json
 import signal
+import subprocess
 import sys
-from types import FrameType
+import time
+from collections.abc import Sequence
 
 from extes_train.errors import EXIT_OK, EXIT_REQUEUE
-from launch import agent
-from launch.environment import exit_records
+from launch.environment import slurm_job, slurm_rank_environment
 
-IGNORED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-
-
-def main(arguments: list[str]) -> int:
-    """Run this node's workers. 0 also when they checkpointed: srun would kill the other nodes' on any other code."""
-    for number in IGNORED:
-        signal.signal(number, _ignore)  # a handler, not SIG_IGN: that would be inherited by the workers
-    code = agent.main(arguments)
-    return EXIT_OK if code != EXIT_OK and _only_requeues() else code
+POLL_S = 0.1
+PATIENCE_S = 5.0  # with the ranks that lost one of theirs: they cannot go on
+REQUEUE_PATIENCE_S = 120.0  # with those that still write what the first one to end has agreed to
+# Slurm sends these to every process of a step. They are for the ranks, so here they stay blocked, for good; a rank
+# inherits that and unblocks them once its handlers are there, so that none can come too early.
+FOR_RANKS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
-def _ignore(number: int, frame: FrameType | None) -> None:
-    pass
+def main(arguments: Sequence[str]) -> int:
+    """Run this node's ranks; returns `wait_for`'s code."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, FOR_RANKS)
+    processes, job = int(arguments[0]), slurm_job()
+    command = [sys.executable, "-m", "launch.slurm.rank", *arguments[1:]]
+    return wait_for(
+        [
+            subprocess.Popen(command, env=slurm_rank_environment(job, local_rank, processes))
+            for local_rank in range(processes)
+        ]
+    )
 
 
-def _only_requeues() -> bool:
-    """True when every worker of this node that failed asked to be started again."""
-    records = exit_records()
-    if records is None or not (records / "agent.json").is_file():
-        return False
-    return all(failure["exitcode"] == EXIT_REQUEUE for failure in json.loads((records / "agent.json").read_text()))
+def wait_for(ranks: Sequence[subprocess.Popen[bytes]]) -> int:
+    """0 when every rank ended well or checkpointed (srun would kill the other nodes' ranks on any other code).
+
+    Else the first failing rank's code; a signal counts as 128 + its number. Once a rank has ended before its time,
+    the others are told to stop too, and killed where they do not.
+    """
+    running, code, deadline = list(ranks), EXIT_OK, float("inf")
+    while running:
+        time.sleep(POLL_S)
+        ended = [rank for rank in running if rank.poll() is not None]
+        running = [rank for rank in running if rank not in ended]
+        for rank in ended:
+            if rank.returncode == EXIT_OK:
+                continue
+            failed = rank.returncode != EXIT_REQUEUE
+            if failed and code == EXIT_OK:
+                code = rank.returncode if rank.returncode > 0 else 128 - rank.returncode
+            if deadline == float("inf"):
+                for other in running:
+                    other.terminate()
+            deadline = min(deadline, time.monotonic() + (PATIENCE_S if failed else REQUEUE_PATIENCE_S))
+        if time.monotonic() > deadline:
+            for rank in running:
+                rank.kill()
+    return code
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""One rank of a Slurm job: `python -m launch.slurm.rank MODULE OVERRIDES`, started by torchrun.
+"""One rank of a Slurm job: `python -m launch.slurm.rank MODULE OVERRIDES`, started by `launch.slurm.node`.
 
 Its output goes to RUN/logs/rank-N.log, and a signal that comes before training can catch it asks for a requeue.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import runpy
 import signal
@@ -28,6 +29,7 @@ def main(arguments: list[str]) -> None:
         os.close(log)
     for number in EARLY:
         signal.signal(number, requeue_now)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, EARLY)  # the node had them blocked until now
     module = arguments[0]
     sys.argv = arguments
     runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -37,8 +39,11 @@ def requeue_now(number: int, frame: FrameType | None) -> None:
     """Outside training there is nothing to save: record 75 and end."""
     from extes_train.worker import write_exit_record
 
-    write_exit_record(EXIT_REQUEUE, f"{signal.Signals(number).name} outside training: start again")
-    sys.stdout.flush()
+    why = f"{signal.Signals(number).name} outside training: start again"
+    write_exit_record(EXIT_REQUEUE, why)
+    os.write(2, f"{why}\n".encode())  # print would refuse inside a print that was interrupted
+    with contextlib.suppress(RuntimeError):
+        sys.stdout.flush()
     os._exit(EXIT_REQUEUE)
 
 

@@ -1,7 +1,8 @@
 """The text of an sbatch file: a pure function of a job and the launcher's settings.
 
 What a job is made of, top to bottom: #SBATCH lines, the site's modules and set-up lines, variables, the rendezvous,
-one srun with one task per node, and what becomes of the exit code. `slurm/*.sbatch` are the same files by hand.
+one srun with one task per node, which starts that node's ranks, and what becomes of the exit code. `slurm/*.sbatch`
+are the same files by hand.
 """
 
 from __future__ import annotations
@@ -25,15 +26,14 @@ class Job:
     name: str
     directory: Path  # holds slurm/ (script, overrides, code) and logs/
     module: str  # what each worker runs, e.g. extes_train.train
-    arguments: Sequence[str] = ()  # of a plain job; distributed ones read overrides from a file
+    arguments: Sequence[str] = ()  # of a plain job; workers read overrides from a file
     nodes: int = 1
     processes_per_node: int = 1
     gpus_per_node: int = 0
     time_limit: str = "24:00:00"
     signal: bool = False  # warn the workers before the time limit; they ask for a requeue
     requeue: bool = False  # may be started again
-    distributed: bool = True  # workers with ranks; False: one plain process
-    overrides: bool = False  # a plain process that gets the overrides
+    workers: bool = True  # ranks that get signals, leave exit records and may ask for a requeue; False: one process
     array: bool = False  # the task's run directory and overrides come from DIRECTORY/slurm/arms/INDEX.*
     setup: Sequence[str] = ()  # further lines before the work starts
     lines: Sequence[str] = ()  # the work itself, where it is neither workers nor one process
@@ -55,8 +55,10 @@ def render_script(job: Job, launcher: SlurmConfig, python: str, code: Path) -> s
     ]
     if job.lines:
         parts += list(job.lines)
-    elif job.distributed:
-        parts += [*rendezvous_lines(), "", *worker_lines(job, launcher), "", *verdict_lines(job, launcher)]
+    elif job.workers:
+        alone = job.nodes * job.processes_per_node == 1
+        parts += [] if alone else [*rendezvous_lines(launcher), ""]
+        parts += [*worker_lines(job, launcher), "", *verdict_lines(job, launcher)]
     else:
         parts += plain_lines(job, launcher)
     return "\n".join(parts) + "\n"
@@ -105,7 +107,7 @@ def run_lines(job: Job, python: str, code: Path) -> list[str]:
         ]
     else:
         lines += [f"export run={quoted(str(job.directory))}"]
-        lines += ['overrides_file="$run/slurm/overrides.txt"'] if job.distributed or job.overrides else []
+        lines += ['overrides_file="$run/slurm/overrides.txt"'] if job.workers else []
     return [
         *lines,
         f"cd {quoted(str(code))} || exit 1  # the code as it was submitted",
@@ -132,9 +134,10 @@ def site_lines(job: Job, launcher: SlurmConfig) -> list[str]:
     return lines + list(job.setup)
 
 
-def rendezvous_lines() -> list[str]:
+def rendezvous_lines(launcher: SlurmConfig) -> list[str]:
     """MASTER_ADDR is the first node: by name, else by Slurm's NodeAddr, else the job fails."""
     first, count = PORTS
+    port = launcher.master_port or f"$(({first} + SLURM_JOB_ID % {count}))"
     return [
         'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
         "export MASTER_ADDR=$head",
@@ -145,12 +148,12 @@ def rendezvous_lines() -> list[str]:
         '  echo "extes: the first node, $head, has no address that resolves" >&2',
         "  exit 1",
         "fi",
-        f"export MASTER_PORT=$(({first} + SLURM_JOB_ID % {count}))",
+        f"export MASTER_PORT={port}",
     ]
 
 
 def worker_lines(job: Job, launcher: SlurmConfig) -> list[str]:
-    """One task per node, which starts torchrun with a static rendezvous."""
+    """One task per node, which starts that node's ranks."""
     options = ["--nodes=$SLURM_JOB_NUM_NODES", "--ntasks=$SLURM_JOB_NUM_NODES", "--ntasks-per-node=1"]
     options += [f"--cpus-per-task={cpus_per_node(job, launcher)}", "--kill-on-bad-exit=1", "--export=ALL"]
     if launcher.container == "pyxis":
@@ -165,11 +168,8 @@ def worker_lines(job: Job, launcher: SlurmConfig) -> list[str]:
         f"srun {' '.join(options)} \\",
         f"  {prefix}bash -c '",
         '    export EXTES_EXIT_RECORDS="$run/logs/exit/node-$SLURM_NODEID" EXTES_RANK_LOGS="$run/logs"',
-        '    exec "$python" -m launch.slurm.node \\',
-        '      --nnodes="$SLURM_JOB_NUM_NODES" --node-rank="$SLURM_NODEID" \\',
-        '      --master-addr="$MASTER_ADDR" --master-port="$MASTER_PORT" \\',
-        f"      --nproc-per-node={job.processes_per_node} --max-restarts=0 --signals-to-handle=SIGQUIT \\",
-        f'      -m launch.slurm.rank {job.module} "$@"\' node "${{overrides[@]}}"',
+        f'    exec "$python" -m launch.slurm.node {job.processes_per_node} {job.module} "$@"\' '
+        'node "${overrides[@]}"',
         "code=$?",
     ]
 
@@ -192,10 +192,7 @@ def plain_lines(job: Job, launcher: SlurmConfig) -> list[str]:
     if launcher.container == "pyxis":
         words = [f"--container-image={container_image(launcher)}", *launcher.container_arguments]
         prefix = " ".join(["srun", "--ntasks=1", *map(shlex.quote, words)]) + " "
-    command = f'{prefix}"$python" -m {job.module}'
-    if job.overrides:
-        return [*overrides_lines(job), f'{command} "${{overrides[@]}}"']
-    return [" ".join([command, *map(shlex.quote, job.arguments)])]
+    return [" ".join([f'{prefix}"$python" -m {job.module}', *map(shlex.quote, job.arguments)])]
 
 
 def verdict_lines(job: Job, launcher: SlurmConfig) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from launch.composing import Request
 from launch.config import SlurmConfig
 from launch.launchers.slurm import evaluation_job, interpreter, training_job
 from launch.slurm import commands
+from launch.slurm.cluster import check_request, read_cluster
 from launch.slurm.freeze import freeze_code, freeze_overrides
 from launch.slurm.script import Job, render_script
 
@@ -28,10 +30,14 @@ def submit_run(request: Request, module: str) -> int:
         print(f"\n$ sbatch {run_dir}/slurm/{job.name}.sbatch")
         return EXIT_OK
     refuse_second_submission(run_dir)
-    if launcher.preflight and module == "extes_train.train":
-        from launch.preflight import check_launch
+    if launcher.preflight:
+        from launch.preflight import check_launch, refuse
 
-        check_launch(request)
+        if module == "extes_train.train":
+            check_launch(request)
+        else:
+            one = replace(launcher, nodes=1, processes_per_node=1, gpus_per_node=job.gpus_per_node)
+            refuse(check_request(one, read_cluster()))
     job_id = submit_job(job, launcher, request.overrides)
     print(f"job {job_id} submitted for {run_dir}\n  extes logs {run_dir} -f\n  extes status {run_dir}")
     if launcher.follow:

@@ -53,7 +53,8 @@ def judge_attempt(run: Path, code: int, attempts: Sequence[Mapping[str, Any]], m
         where = f"rank {first['rank']} on {first['host']}"
         return Verdict(first["code"], f"{where} ended with code {first['code']}\n{first['traceback']}")
     if marked or requeues:
-        return _again(run, "checkpointed", attempts, max_requeues, STARTS_WITHOUT_PROGRESS, EXIT_REQUEUE)
+        reason = "checkpointed" if marked else "stopped by a signal"
+        return _again(run, reason, attempts, max_requeues, STARTS_WITHOUT_PROGRESS, EXIT_REQUEUE)
     if code == EXIT_OK:
         return Verdict(EXIT_OK, "finished")
     return _again(run, "a worker was killed or its node lost", attempts, max_requeues, 2, EXIT_KILLED)
@@ -85,7 +86,9 @@ def read_records(directory: Path) -> list[dict[str, Any]]:
 
 
 def current_step(run: Path) -> int:
-    """Step of the newest completed checkpoint; 0 before the first."""
+    """Step of the newest completed checkpoint, of a generation the lines of its journal; 0 before the first."""
+    if (run / "journal.jsonl").is_file():
+        return (run / "journal.jsonl").read_bytes().count(b"\n")
     return max((int(path.parent.name[5:]) for path in run.glob("checkpoints/step-*/COMPLETED")), default=0)
 
 
@@ -119,6 +122,8 @@ def begin(run: Path) -> int:
 def end(run: Path, code: int, max_requeues: int) -> int:
     """Judge, remember and say it."""
     verdict = judge_attempt(run, code, read_attempts(run), max_requeues)
+    if verdict.code != EXIT_REQUEUE:
+        (run / "requeue").unlink(missing_ok=True)  # a rank may have checkpointed while another failed
     record_attempt(run, "end", step=current_step(run), code=verdict.code)
     print(f"extes: {time.strftime('%F %T')} {verdict.text}", flush=True)
     return verdict.code

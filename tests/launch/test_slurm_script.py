@@ -44,7 +44,7 @@ def test_header_of_a_training_on_two_gpu_nodes() -> None:
     ]  # fmt: skip
     assert processes(launcher) == 8
     text = rendered(launcher)
-    assert "--nproc-per-node=4" in text and "export OMP_NUM_THREADS=8" in text
+    assert "-m launch.slurm.node 4 extes_train.train" in text and "export OMP_NUM_THREADS=8" in text
     assert "--gres=gpu:a100:4" in options(rendered(replace(launcher, gpu_request="gres")))
 
 
@@ -69,6 +69,12 @@ def test_containers() -> None:
         rendered(SlurmConfig(container="pyxis"))
 
 
+def test_where_ranks_meet() -> None:
+    assert "export MASTER_PORT=$((15000 + SLURM_JOB_ID % 15000))" in rendered(SlurmConfig(nodes=2))
+    assert "export MASTER_PORT=29501\n" in rendered(SlurmConfig(nodes=2, master_port=29501))
+    assert "MASTER_ADDR" not in rendered(SlurmConfig())  # a single rank meets nobody
+
+
 def test_no_requeue_where_it_is_switched_off() -> None:
     text = rendered(SlurmConfig(requeue=False))
     assert "--no-requeue" in options(text) and "--max-requeues=0" in text and "&& false; then" in text
@@ -82,7 +88,7 @@ def test_text_is_valid_bash(array: bool, tmp_path: Path) -> None:
 
 
 def test_a_plain_job_runs_one_process() -> None:
-    job = Job("Report.", "report", RUN, "launch.slurm.report", ["/a b"], distributed=False)
+    job = Job("Report.", "report", RUN, "launch.slurm.report", ["/a b"], workers=False)
     text = render_script(job, SlurmConfig(), "/py", Path("/code"))
     assert text.rstrip().endswith("\"$python\" -m launch.slurm.report '/a b'")
     assert "srun" not in text

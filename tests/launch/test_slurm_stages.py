@@ -98,3 +98,35 @@ def test_generation_with_a_teacher_job(cluster: SlurmCluster, tmp_path: Path) ->
     assert sum(shards) >= 20 and min(shards) > 0
     assert 0 < len(read_dialogues(out / "dialogues.jsonl")) <= sum(shards)
     assert not (out / "slurm" / "teacher.url").exists()
+
+
+def test_shards_that_are_preempted_write_the_same(cluster: SlurmCluster, tmp_path: Path) -> None:
+    words = ["teacher=offline", "generate.num_dialogues=40"]
+    # two candidates a second: long enough to be met in the middle
+    slurm = [
+        "teacher.requests_per_minute=120",
+        "launcher=slurm",
+        "launcher.partition=low",
+        "launcher.time_limit=30",
+        "launcher.signal_margin_s=60",
+    ]
+    out = tmp_path / "generated"
+    assert main(["generate", *words, *slurm, f"generate.out={out}", "launcher.array_size=2"]) == 0
+    jobs = json.loads((out / "slurm" / "jobs.json").read_text())
+    journals = [out / "shards" / str(index) / "journal.jsonl" for index in range(2)]
+    end = time.monotonic() + 60
+    while not all(path.is_file() and path.read_bytes().count(b"\n") > 3 for path in journals):
+        assert time.monotonic() < end, "no candidate within 60 s"
+        time.sleep(0.1)
+    tasks = [state for job, state in commands.queued_jobs().items() if job.split("_")[0] == jobs["generate"]]
+    assert [task.state for task in tasks] == ["RUNNING"] * 2
+    cluster.preempt()
+    wait_for_jobs(out)
+    for index, journal in enumerate(journals):
+        attempts = [json.loads(line) for line in (journal.parent / "logs" / "attempts.jsonl").read_text().splitlines()]
+        assert [attempt["event"] for attempt in attempts].count("begin") == 2 and attempts[-1]["code"] == 0
+        assert "the journal says where to go on" in (journal.parent / "logs" / "rank-0.log").read_text()
+        alone = tmp_path / f"alone-{index}"
+        assert main(["generate", *words, f"generate.out={alone}", f"generate.shard={index}/2"]) == 0
+        assert (journal.parent / "dialogues.jsonl").read_bytes() == (alone / "dialogues.jsonl").read_bytes()
+    assert len(read_dialogues(out / "dialogues.jsonl")) > 0

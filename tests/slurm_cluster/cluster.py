@@ -17,22 +17,28 @@ import subprocess
 import time
 from pathlib import Path
 
+from slurm_cluster import accounting
+
 DAEMONS = ("munged", "slurmctld", "slurmd")
 CONFIGURATION = Path(__file__).with_name("slurm.conf")
 NODES = ("node1", "node2")
 
 
 class SlurmCluster:
-    """`with SlurmCluster(directory) as cluster:`; `cluster.conf` is the value for SLURM_CONF."""
+    """`with SlurmCluster(directory) as cluster:`; `cluster.conf` is the value for SLURM_CONF.
 
-    def __init__(self, base: Path) -> None:
+    `with_accounting`: with slurmdbd and its database, 3 s more to start; else sacct has nothing to say.
+    """
+
+    def __init__(self, base: Path, with_accounting: bool = False) -> None:
         self.base = base
+        self.accounting = with_accounting
         self.conf = base / "etc" / "slurm.conf"
         self.root = os.getuid() == 0
         self.subnet = f"10.77.{os.getpid() % 250 + 1}"
         self.tag = f"xt{os.getpid() % 100000}"
         self.namespaces = self.root and self._make_network()
-        self.ports = {name: _free_port() for name in ("slurmctld", *NODES)}
+        self.ports = {name: _free_port() for name in ("slurmctld", *NODES, *accounting.DAEMONS)}
 
     def __enter__(self) -> SlurmCluster:
         try:
@@ -44,6 +50,11 @@ class SlurmCluster:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    @property
+    def gpus(self) -> bool:
+        """True where the nodes' four A100 have devices, so that jobs are told theirs; else they are only counted."""
+        return (self.base / "dev" / "gpu0").is_char_device()
 
     def start(self) -> None:
         """Start everything; raises where the nodes are not idle within ten seconds."""
@@ -59,6 +70,8 @@ class SlurmCluster:
             "munged", f"--socket={run}/munge.sock", f"--key-file={key}", f"--pid-file={run}/munged.pid",
             f"--seed-file={run}/munged.seed", f"--log-file={self.base}/log/munged.log",
         )  # fmt: skip
+        if self.accounting:
+            accounting.start_accounting(self.base, self.environment(), self.ports["slurmdbd"], self.ports["mariadbd"])
         self._check("slurmctld")
         for node in NODES:
             self.start_node(node)
@@ -97,7 +110,7 @@ class SlurmCluster:
         assert self._signal_processes(wanted, number, ranks_only=True), f"no worker of job {job}"
 
     def _signal_processes(self, wanted: dict[str, str], number: int, ranks_only: bool = False) -> int:
-        """Signal this cluster's processes with these variables; only torchrun's workers with `ranks_only`."""
+        """Signal this cluster's processes with these variables; only ranks with `ranks_only`."""
         lines = [f"SLURM_CONF={self.conf}", *(f"{key}={value}" for key, value in wanted.items())]
         found = 0
         for path in Path("/proc").glob("[0-9]*"):
@@ -120,6 +133,10 @@ class SlurmCluster:
         logs = "\n".join(path.read_text(errors="replace")[-2000:] for path in (self.base / "log").glob("*.log"))
         raise RuntimeError(f"Slurm's nodes did not come up:\n{self.command('sinfo', '-N', '-l', check=False)}\n{logs}")
 
+    def preempt(self) -> None:
+        """A job of the highest partition wants every node, for a moment."""
+        self.command("sbatch", "-p", "high", "-N2", "--exclusive", "-t", "1", "-o", "/dev/null", "--wrap=true")
+
     def command(self, *words: str, check: bool = True) -> str:
         """Output of a Slurm command against this cluster."""
         done = subprocess.run(words, capture_output=True, text=True, timeout=60, env=self.environment())
@@ -140,7 +157,7 @@ class SlurmCluster:
                     if not self.command("squeue", "-h", check=False).strip():
                         break
                     time.sleep(0.1)
-        for name in (*(f"slurmd-{node}" for node in NODES), "slurmctld", "munged"):
+        for name in (*(f"slurmd-{node}" for node in NODES), "slurmctld", "slurmdbd", "mariadbd", "munged"):
             self._kill(self.base / "run" / f"{name}.pid", signal.SIGTERM)
         if self.namespaces:
             self._remove_network()
@@ -151,15 +168,14 @@ class SlurmCluster:
             raise RuntimeError(f"{' '.join(words)}: {done.stderr or done.stdout}")
 
     def _write_configuration(self) -> None:
-        gpus = self.root and self._make_gpus()
+        self._make_gpus()
         lines = []
         for index, node in enumerate(NODES):
             address = f"{self.subnet}.{index + 11}" if self.namespaces else "127.0.0.1"
             host = "" if self.namespaces else "NodeHostname=localhost "
-            gres = "Gres=gpu:4 " if gpus else ""
             lines.append(
-                f"NodeName={node} {host}NodeAddr={address} Port={self.ports[node]} CPUs=8 RealMemory=16000 {gres}"
-                "State=UNKNOWN"
+                f"NodeName={node} {host}NodeAddr={address} Port={self.ports[node]} CPUs=8 RealMemory=16000 "
+                "Gres=gpu:a100:4 State=UNKNOWN"
             )
         controller = f"{self.subnet}.1" if self.namespaces else "127.0.0.1"
         # without namespaces the daemons bind their own addresses; with them that would shut the nodes out
@@ -168,26 +184,29 @@ class SlurmCluster:
             "@BASE@": str(self.base), "@USER@": getpass.getuser(), "@NODES@": "\n".join(lines), "@BIND@": bind,
             "@CONTROLLER@": controller, "@PORT@": str(self.ports["slurmctld"]),
         }  # fmt: skip
+        values |= {"@ACCOUNTING@": "AccountingStorageType=accounting_storage/none", "@MIN_JOB_AGE@": "300"}
+        if self.accounting:
+            values["@MIN_JOB_AGE@"] = "2"  # the controller forgets at once what sacct remembers
+            values["@ACCOUNTING@"] = accounting.SLURM_CONF.format(base=self.base, port=self.ports["slurmdbd"])
         text = CONFIGURATION.read_text()
         for name, value in values.items():
             text = text.replace(name, value)
         self.conf.write_text(text)
         (self.base / "etc" / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
-        if gpus:
-            line = f"AutoDetect=off\nNodeName=node[1-2] Name=gpu File={self.base}/dev/gpu[0-3]\n"
-            (self.base / "etc" / "gres.conf").write_text(line)
+        line = f"AutoDetect=off\nNodeName=node[1-2] Name=gpu Type=a100 File={self.base}/dev/gpu[0-3]\n"
+        (self.base / "etc" / "gres.conf").write_text(line)
         hosts = f"127.0.0.1 localhost\n{controller} {socket.gethostname()}\n"
         hosts += "".join(f"{self.subnet}.{index + 11} {node}\n" for index, node in enumerate(NODES))
         (self.base / "etc" / "hosts").write_text(hosts)
 
-    def _make_gpus(self) -> bool:
-        """Four devices that pass for GPUs: character devices, or CUDA_VISIBLE_DEVICES is never set."""
-        try:
-            for index in range(4):
-                os.mknod(self.base / "dev" / f"gpu{index}", 0o20666, os.makedev(1, 3))
-        except OSError:
-            return False
-        return True
+    def _make_gpus(self) -> None:
+        """Four devices that pass for GPUs: only character devices do, of plain files Slurm counts the number."""
+        for index in range(4):
+            path = self.base / "dev" / f"gpu{index}"
+            try:
+                os.mknod(path, 0o20666, os.makedev(1, 3))
+            except OSError:
+                path.touch()
 
     def _make_network(self) -> bool:
         """A bridge and a namespace per node; False where this machine does not let us."""
@@ -249,8 +268,9 @@ def _free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def missing() -> str | None:
+def missing(with_accounting: bool = False) -> str | None:
     """Why no cluster can be started here; None when it can."""
+    wanted = (*DAEMONS, *accounting.DAEMONS) if with_accounting else DAEMONS
     search = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    absent = [name for name in DAEMONS if shutil.which(name, path=search) is None]
+    absent = [name for name in wanted if shutil.which(name, path=search) is None]
     return f"Slurm's daemons are not installed: {', '.join(absent)}" if absent else None

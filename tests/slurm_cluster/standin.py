@@ -25,7 +25,8 @@ def main(arguments: Sequence[str]) -> None:
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, lambda received, frame: stop.append(received))
     done = [int(path.parent.name[5:]) for path in run.glob("checkpoints/step-*/COMPLETED")]
-    print(f"rank {rank} of {os.environ['WORLD_SIZE']} at {os.environ['MASTER_ADDR']} from step {max(done, default=0)}")
+    print(f"rank {rank} of {os.environ['WORLD_SIZE']} starts after step {max(done, default=0)}")
+    print(f"rank {rank} sees GPUs {os.environ.get('CUDA_VISIBLE_DEVICES')}")
     for step in range(max(done, default=0) + 1, steps + 1):
         time.sleep(seconds)
         if values.get("fail") == str(rank) and step == 2:
@@ -39,6 +40,9 @@ def main(arguments: Sequence[str]) -> None:
                 (run / "checkpoints" / f"step-{step}" / "COMPLETED").touch()
                 (run / "requeue").touch()
             raise Requeue(f"checkpointed at step {step}")
+    if rank == 0:
+        (run / "model").mkdir()
+        (run / "cost.json").write_text("{}")
 
 
 if __name__ == "__main__":
