@@ -1,4 +1,4 @@
-"""SIGTERM, which schedulers and `kill` send, ends a run as Ctrl-C does: what was paid for is taken, one line says so."""
+"""SIGTERM, which schedulers and `kill` send, ends a run as Ctrl-C does: what was paid for is taken, a line says so."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any
 @contextlib.contextmanager
 def stopped_by_sigterm() -> Iterator[None]:
     """While the body runs in the main thread, SIGTERM raises KeyboardInterrupt; a process that ignores Ctrl-C (in the
-    background of a script) keeps the system's way with SIGTERM."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    background of a script) keeps the system's way with SIGTERM, one with a handler of its own (a Slurm job) that."""
+    own_way = signal.getsignal(signal.SIGINT) == signal.SIG_IGN or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    if own_way or threading.current_thread() is not threading.main_thread():
         yield
         return
 
