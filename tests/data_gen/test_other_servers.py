@@ -24,7 +24,7 @@ SHARED = Path(__file__).resolve().parents[3] / "shared" / "models" / "stories260
 STARTS_WITHIN_S = 120.0
 PROMPTS = {
     "system": "You write dialogues about $domain.",
-    "expansion": "Scenario: $scenario_line\nNumber of utterances: $turns\nAnswer with JSON only.",
+    "expansion": "Scenario: $scenario_line\nNumber of utterances: $turns\n$exemplars\nAnswer with JSON only.",
 }  # a small model's context is soon full; the shipped prompts are long
 
 
