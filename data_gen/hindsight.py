@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from data_gen.common_words import COMMON_WORDS
 from extes_train.dialogue.schema import SEEKER, Turn
@@ -23,6 +24,8 @@ _TENS = ("thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _NUMBERS = {word: str(n) for n, word in enumerate(_TO_TWENTY)} | {
     word: str(30 + 10 * n) for n, word in enumerate(_TENS)
 }
+_TEN_WORDS = frozenset(["twenty", *_TENS])
+_ORDINAL = re.compile(r"^(\d+)(?:st|nd|rd|th|s)$")
 _NAME = re.compile(r"(?<![.!?…:\n\"“”'(] )(?<!^)\b([A-Z][a-zà-ÿ'’-]{1,})")
 _NO_NAMES = frozenset(["i'm", "i'll", "i've", "i'd", "okay", "ok", "mum", "mom", "dad", "god", "christmas"])
 _SUFFIXES = ("ings", "ing", "edly", "ed", "ies", "es", "s", "ly", "er", "est", "e", "y")
@@ -47,13 +50,12 @@ def hindsight(response: str, left: Sequence[Turn], original: str, right: Sequenc
     """
     known_words = [word for turn in left for word in words(turn.text)] + words(original)
     known = {stem(word) for word in known_words}
-    known_numbers = {number for word in known_words if (number := _number(word))}
+    known_numbers = {number for _, number in _numbered(known_words) if number}
     names = {name for turn in right for name in _names(turn.text)}
-    numbers = {number for turn in right for word in words(turn.text) if (number := _number(word))}
+    numbers = {number for turn in right for _, number in _numbered(words(turn.text)) if number}
     told = _first_told_by_seeker(right, known)
     found = []
-    for word in words(response):
-        number = _number(word)
+    for word, number in _numbered(words(response)):
         if number:
             if number in numbers and number not in known_numbers:
                 found.append(word)
@@ -88,8 +90,19 @@ def _names(text: str) -> list[str]:
 
 def _number(word: str) -> str | None:
     """`word` as digits, from two up: "one" says little."""
-    digits = word if word.isdigit() else _NUMBERS.get(word)
-    return digits if digits not in ("0", "1") else None
+    digits = _ORDINAL.sub(r"\1", word) if word[:1].isdigit() else _NUMBERS.get(word)
+    return digits if digits and digits.isdigit() and digits not in ("0", "1") else None
+
+
+def _numbered(found: Sequence[str]) -> list[tuple[str, str | None]]:
+    """Each word with its number; "thirty four" is one number, told by both words."""
+    pairs = [(word, _number(word)) for word in found]
+    for i, (word, following) in enumerate(pairwise(found)):
+        unit = _NUMBERS.get(following, "")
+        if word in _TEN_WORDS and len(unit) == 1 and unit != "0":
+            both = str(int(_NUMBERS[word]) + int(unit))
+            pairs[i], pairs[i + 1] = (word, both), (following, both)
+    return pairs
 
 
 @functools.cache
