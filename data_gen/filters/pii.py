@@ -22,6 +22,11 @@ _PATTERNS: dict[str, re.Pattern[str]] = {
         r"Crescent|Terrace|Close|Way)\b\.?(?! of)"
     ),
 }
+PRESIDIO = (
+    *("CreditCard", "Crypto", "Iban", "Ip", "Phone", "Url"),
+    *("UsSsn", "UsItin", "UsPassport", "UsLicense", "MedicalLicense", "Nhs", "UkNino"),
+)  # recognizers of presidio-analyzer, English
+PRESIDIO_SCORE = 0.44  # a bare number reaches it through a checksum or a word beside it: a passport's 0.1 + 0.35
 _DIGIT = re.compile(r"\d")
 _LEAST_DIGITS = {"iban": 10, "card": 13, "social_security": 9, "ip": 4, "phone": 9, "address": 1}
 
@@ -69,17 +74,38 @@ def check_method(method: str) -> None:
 
 @functools.cache
 def _analyzer() -> Any:
+    """Presidio's recognizers of patterns, checksums and context words, on spaCy's tokenizer alone: no model of names is
+    loaded or downloaded. Its e-mail recognizer asks the network for a list of domains; our own pattern finds those."""
     try:
-        from presidio_analyzer import AnalyzerEngine
+        import spacy
+        from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
+        from presidio_analyzer import predefined_recognizers as known
+        from presidio_analyzer.nlp_engine import SpacyNlpEngine
     except ImportError as error:
         raise ConfigError(
-            "filters.pii=presidio: presidio-analyzer is not installed; install the extra `pii` or use patterns"
+            "generate.filters.pii=presidio: presidio-analyzer is not installed; install the extra `pii` or use patterns"
         ) from error
-    return AnalyzerEngine()
+    recognizers = [getattr(known, f"{name}Recognizer")(supported_language="en") for name in PRESIDIO]
+    engine: Any = SpacyNlpEngine()
+    engine.nlp = {"en": spacy.blank("en")}  # as Presidio's documentation hands over a pipeline of one's own
+    engine.nlp["en"].add_pipe(_lower_case_lemmas())
+    return AnalyzerEngine(RecognizerRegistry(recognizers, supported_languages=["en"]), engine)
+
+
+def _lower_case_lemmas() -> str:
+    """A pipe that gives each word itself as lemma: context words ("passport", "licence") are found by lemma."""
+    from spacy.language import Language
+
+    @Language.component("extes_lower_case_lemmas")
+    def set_lemmas(document: Any) -> Any:
+        for token in document:
+            token.lemma_ = token.lower_
+        return document
+
+    return "extes_lower_case_lemmas"
 
 
 def _by_presidio(text: str) -> str | None:
-    """Presidio's entities, names of people and places excepted: dialogues are full of invented ones."""
-    entities = ["CREDIT_CARD", "CRYPTO", "EMAIL_ADDRESS", "IBAN_CODE", "IP_ADDRESS", "PHONE_NUMBER", "US_SSN", "URL"]
-    found = _analyzer().analyze(text=text, entities=entities, language="en", score_threshold=0.5)
-    return str(found[0].entity_type).lower() if found else None
+    """The kind of Presidio's surest finding. Names of people and places are none: dialogues have invented ones."""
+    found = _analyzer().analyze(text=text, language="en", score_threshold=PRESIDIO_SCORE)
+    return str(max(found, key=lambda result: result.score).entity_type).lower() if found else None
