@@ -126,6 +126,8 @@ def _check_texts(
     texts: list[str], supporter: range, situation: str, view: TextView, config: FiltersConfig
 ) -> Rejection | None:
     whole = "\n".join(texts)
+    if config.crisis and (detail := crisis(texts, view) or (situation and crisis_in(situation))):
+        return Rejection("crisis", detail)
     if config.language is not None and (detail := foreign(whole, view, config.language)):
         return Rejection("language", detail)
     if config.max_repetition < 1 and (detail := repetitive(view, config.max_repetition)):
@@ -134,8 +136,6 @@ def _check_texts(
         return Rejection("conduct", detail)
     if detail := personal_data(f"{situation}\n{whole}" if situation else whole, config.pii):
         return Rejection("pii", detail)
-    if config.crisis and (detail := crisis(texts, view) or (situation and crisis_in(situation))):
-        return Rejection("crisis", detail)
     return None
 
 
