@@ -33,4 +33,4 @@ def one_rank_stays_away(stage: int) -> str:
 @pytest.mark.parametrize("stage", [2, 3])
 def test_nobody_waits_longer_than_told(stage: int) -> None:
     waited, _ = gloo_run(one_rank_stays_away, 2, stage, timeout_s=60)
-    assert "Timed out waiting 2000ms" in waited
+    assert "2000ms" in waited, waited
