@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from extes_train.composition import plain
 from extes_train.config import TrainConfig
-from extes_train.dialogue.files import write_json, write_text
+from extes_train.dialogue.files import read_json, write_json, write_text
 from extes_train.errors import Interrupted, Requeue, RunDirError, TrainingError, UserError
+from extes_train.model.choosing import describe_attention
 from extes_train.model.flops import peak_flops, throughput, training_flops
 from extes_train.tokens.show import render_sample
 from extes_train.training import checkpoint
@@ -91,6 +92,7 @@ class Session:
     def train(self, stop: StopRequest) -> None:
         """Use the budget up. Raises Requeue or Interrupted once a checkpoint stands."""
         source, before = self._source(self.data.train), self.spent.step
+        self._say_attention(source)
         with profiled(self.config, self.run, self.group) as self.profiler_step:
             hooks = Hooks(self._log, self._save, self._evaluate, self._step_done)
             reason = train(self.engine, source, self.data.budget, self.spent, stop, self.group, self.config, hooks)
@@ -136,6 +138,15 @@ class Session:
         shown = f"loss {line['loss']:.4f} lr {line['lr']:.2e} {line['tokens_per_s']:.0f} tokens/s"
         shown += f" mfu {line['mfu']:.1%}" if "mfu" in line else f" {line['tflops_per_s']:.3g} TFLOP/s"
         self.progress.update(shown, self.spent.step - self.progress.count)
+
+    def _say_attention(self, source: StepSource) -> None:
+        """Which attention the first step's rows go through: to the log, and as `attention` to provenance.json."""
+        if self.group.rank != 0:
+            return
+        lines = describe_attention(self.engine.model, source.share(self.spent.step).rows)
+        for line in lines:
+            self.progress.say(f"attention: {line}")
+        write_json(self.run.provenance, {**read_json(self.run.provenance), "attention": lines})
 
     def _step_done(self) -> None:
         self.watchdog.beat()

@@ -1,0 +1,72 @@
+"""model.attention=auto picks by device, length and shape, and its picks compute the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from model.rows_by_hand import HandRow, HandTurn, add_tree, random_dialogue, tiny_llama, tree_row
+
+from extes_train.model.attention import use_attention
+from extes_train.model.batch import RowBatch, row_batch_from_arrays
+from extes_train.model.choosing import describe_attention, kernel_calls, pick, picked, visible_pairs
+from extes_train.model.config import LossConfig
+from extes_train.model.loss import row_loss
+
+FP32, BF16 = torch.float32, torch.bfloat16
+
+
+def row_of(turns: int, response: int, alternatives: int, branch: int) -> RowBatch:
+    """One tree with regular turns."""
+    turn = HandTurn([1] * 30, [2] * response, [[3] * branch] * alternatives, [1.0] * (alternatives + 1))
+    return row_batch_from_arrays(add_tree(HandRow(), 0, [turn] * turns))
+
+
+def test_pairs_and_calls_are_those_of_the_row() -> None:
+    rng = np.random.default_rng(0)
+    row = row_batch_from_arrays(tree_row([random_dialogue(rng, 97, 3, 3) for _ in range(3)]))
+    assert visible_pairs(row) == int(row.allowed_TT().sum())
+    branches = sum(len(group.lengths) for tree in row.spans for group in tree.groups)
+    assert kernel_calls(row) == 3 + branches + sum(len(tree.groups) for tree in row.spans)
+
+
+def test_a_cpu_takes_what_was_measured_to_be_faster() -> None:
+    """Cases of benchmarks/attention_choice.py where one way took at most four fifths of the other's time."""
+    long_tree, plain = row_of(10, 30, 4, 60), row_of(34, 30, 0, 0)
+    assert pick(long_tree, FP32, "cpu", False)[0] == pick(long_tree, BF16, "cpu", False)[0] == "structured"
+    assert pick(plain, FP32, "cpu", False)[0] == pick(plain, BF16, "cpu", False)[0] == "structured"
+    many_short = row_of(1, 30, 8, 12)
+    assert pick(many_short, BF16, "cpu", False)[0] == "sdpa"
+    assert pick(row_of(3, 30, 8, 12), BF16, "cpu", False)[0] == "sdpa"
+    assert pick(row_of(3, 30, 8, 12), FP32, "cpu", False)[0] == "structured"
+
+
+def test_a_gpu_takes_what_others_published() -> None:
+    short, long, plain = row_of(2, 30, 4, 12), row_of(10, 30, 4, 60), row_of(34, 30, 0, 0)
+    assert [pick(row, BF16, "cuda", True)[0] for row in (short, long, plain)] == ["varlen"] * 3
+    assert [pick(row, BF16, "cuda", False)[0] for row in (short, long, plain)] == ["sdpa", "flex", "structured"]
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 8, 2), (10, 30, 4, 60)])
+def test_whatever_is_picked_computes_the_same(shape: tuple[int, int, int, int]) -> None:
+    row, model, found = row_of(*shape), tiny_llama(max_position_embeddings=1024), []
+    for name in ("auto", "sdpa"):
+        use_attention(model, name)
+        loss, _ = row_loss(model, row, LossConfig())
+        found.append((loss.detach(), torch.autograd.grad(loss, list(model.parameters()))))
+    assert picked(row, FP32) == ("structured" if shape[0] == 10 else "sdpa")
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-5, atol=0)
+    for got, want in zip(found[0][1], found[1][1], strict=True):
+        assert float((got - want).norm()) <= 1e-5 * float(want.norm())
+
+
+def test_what_was_picked_is_said() -> None:
+    model, rows = tiny_llama(), [row_of(10, 30, 4, 60), row_of(11, 30, 4, 60), row_of(1, 4, 8, 2)]
+    use_attention(model, "auto")
+    many, short = describe_attention(model, rows)
+    assert many.startswith("structured for 2 rows of 3,000 to 3,300 tokens (masked pairs")
+    assert short.startswith("sdpa for 1 row of 50 tokens (short")
+    use_attention(model, "sdpa")
+    assert describe_attention(model, rows) == ["sdpa for all rows (model.attention)"]
+    use_attention(model, "stock")
+    assert describe_attention(model, rows) == ["stock, samples as padded batches (model.attention=stock)"]
