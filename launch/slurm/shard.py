@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from types import FrameType
 
 from extes_train.errors import Interrupted, Requeue
-from extes_train.worker import run_worker
 from launch.main import run_verb
 from launch.slurm.node import FOR_RANKS
 
@@ -35,5 +34,12 @@ def main(arguments: Sequence[str]) -> None:
         raise Requeue(f"{received[0]}: stopped; the journal says where to go on") from None
 
 
-if __name__ == "__main__":
+def start() -> None:
+    """Run `main` with a worker's exit codes and record."""
+    from extes_train.worker import run_worker
+
     run_worker(main)
+
+
+if __name__ == "__main__":
+    start()
