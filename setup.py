@@ -45,7 +45,7 @@ setup(
         "setuptools",
     ],
     extras_require={
-        "gpu": ["flash-attn", "liger-kernel", "bitsandbytes"],
+        "gpu": ["flash-attn", "bitsandbytes"],
         "ui": ["gradio"],
         "plots": ["matplotlib"],
         "pii": ["presidio-analyzer"],
