@@ -87,7 +87,7 @@ def test_cfg_job_prints_what_the_verb_reads(here: Path, capsys: pytest.CaptureFi
     assert values["optim"]["lr"] == 0.125 and values["tuning"]["name"] == "lora" and values["tuning"]["r"] == 8
     assert values["run_dir"] == str(here / "outputs" / "run") and "generate" not in values
     assert read_request("generate", ["--cfg", "job"]) is None
-    assert set(yaml.safe_load(capsys.readouterr().out)) == {"generate", "teacher", "launcher"}
+    assert set(yaml.safe_load(capsys.readouterr().out)) == {"generate", "teacher", "tracker", "launcher"}
 
 
 @pytest.mark.parametrize(

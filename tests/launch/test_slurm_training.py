@@ -119,7 +119,6 @@ def test_a_run_survives_everything_and_ends_the_same(
     run = tmp_path / "run"
     assert main(["train", *words, f"run_dir={run}"]) == 0
     job = job_of(run)
-    high = ["sbatch", "--parsable", "-p", "high", "-N2", "--exclusive", "-t", "1", "-o", "/dev/null", "--wrap=true"]
 
     def node_fails() -> None:
         cluster.stop_node("node2")
@@ -129,15 +128,18 @@ def test_a_run_survives_everything_and_ends_the_same(
         cluster.resume_node("node2")
 
     def time_runs_out() -> None:
-        cluster.command("scontrol", "update", f"JobId={job}", "TimeLimit=1")
+        minutes, seconds = map(int, cluster.command("squeue", "-h", "-j", job, "-o", "%M").strip().split(":"))
+        elapsed = 60 * minutes + seconds
+        limit = -(-(elapsed + 40) // 60)  # minutes; at least 40 s are left, so that nobody is killed while stopped
+        cluster.command("scontrol", "update", f"JobId={job}", f"TimeLimit={limit}")
         cluster.signal_job(job, signal.SIGSTOP)  # the controller looks at limits every 30 s: do not finish before
-        time.sleep(32)
+        time.sleep(32 + max(0, 60 * limit - elapsed - 60))  # the signal is due 60 s before the limit
         cluster.signal_job(job, signal.SIGCONT)
 
     disturbances: list[tuple[str, Callable[[], object]]] = [
         ("scancel --signal", lambda: cluster.command("scancel", "--signal=USR2", job)),
         ("scontrol requeue", lambda: cluster.command("scontrol", "requeue", job)),
-        ("preemption", lambda: cluster.command(*high)),
+        ("preemption", cluster.preempt),
         ("node failure", node_fails),
         ("time limit", time_runs_out),
     ]
@@ -150,6 +152,34 @@ def test_a_run_survives_everything_and_ends_the_same(
     assert losses(run) == losses(undisturbed)
     first, second = weights(run), weights(undisturbed)
     assert all((first[name] == second[name]).all() for name in second)
+
+
+def test_an_evaluation_that_is_preempted_measures_the_same(
+    undisturbed: Path, words: list[str], tmp_path: Path, cluster: SlurmCluster
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run, ignore=shutil.ignore_patterns("slurm", "checkpoints"))
+    (run / "logs" / "rank-0.log").unlink()
+    own = ["launcher.nodes=1", "launcher.processes_per_node=1", "evaluation.max_new_tokens=24", f"run_dir={run}"]
+    kept = [word for word in words if word.partition("=")[0] not in ("launcher.nodes", "launcher.processes_per_node")]
+    assert main(["evaluate", *kept, *own, "launcher.partition=hihg"]) == 2
+    assert main(["evaluate", *kept, *own]) == 0
+    log = run / "logs" / "rank-0.log"
+    until(lambda: log.is_file() and "score tuned model" in log.read_text(), "the tuned model's scoring", run)
+    cluster.signal_job(job_of(run), signal.SIGSTOP)  # so that it cannot end before it is preempted
+    cluster.preempt()
+    time.sleep(2)
+    if starts(run) == starts(undisturbed) + 1:
+        cluster.signal_job(job_of(run), signal.SIGCONT, missing_ok=True)  # Slurm sends one itself before SIGTERM
+    finish(run)
+    assert starts(run) == starts(undisturbed) + 2
+    assert "SIGTERM outside training: start again" in log.read_text()
+    first = json.loads((run / "evaluation" / "metrics.json").read_text())
+    answers = (run / "evaluation" / "generations.jsonl").read_text()
+    assert main(["evaluate", *kept, *own]) == 0
+    finish(run)
+    assert json.loads((run / "evaluation" / "metrics.json").read_text()) == first
+    assert (run / "evaluation" / "generations.jsonl").read_text() == answers
 
 
 def test_a_failing_rank_is_the_last_thing_in_the_log(cluster: SlurmCluster, tmp_path: Path) -> None:
