@@ -32,7 +32,11 @@ def main(arguments: list[str]) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, EARLY)  # the node had them blocked until now
     module = arguments[0]
     sys.argv = arguments
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    finally:
+        for number in EARLY:  # Python's own shutdown takes seconds and would give them back their default: to kill
+            signal.signal(number, signal.SIG_IGN)
 
 
 def requeue_now(number: int, frame: FrameType | None) -> None:

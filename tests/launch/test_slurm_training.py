@@ -128,11 +128,11 @@ def test_a_run_survives_everything_and_ends_the_same(
         cluster.resume_node("node2")
 
     def time_runs_out() -> None:
+        cluster.signal_job(job, signal.SIGSTOP)  # the controller looks at limits every 30 s: do not finish before
         minutes, seconds = map(int, cluster.command("squeue", "-h", "-j", job, "-o", "%M").strip().split(":"))
         elapsed = 60 * minutes + seconds
         limit = -(-(elapsed + 40) // 60)  # minutes; at least 40 s are left, so that nobody is killed while stopped
         cluster.command("scontrol", "update", f"JobId={job}", f"TimeLimit={limit}")
-        cluster.signal_job(job, signal.SIGSTOP)  # the controller looks at limits every 30 s: do not finish before
         time.sleep(32 + max(0, 60 * limit - elapsed - 60))  # the signal is due 60 s before the limit
         cluster.signal_job(job, signal.SIGCONT)
 
