@@ -7,81 +7,100 @@ from __future__ import annotations
 
 import re
 
-from data_gen.filters.text import TextView, any_on_list, word_list
+from data_gen.filters.text import TextView, word_list, words_of
 
-_TRIGGERS = word_list(
-    "suicide suicidal suicidality suicides unalive kill killing killed strangle choke life die dead all exist existing "
-    "disappear wake live alive living anymore more off self-harm self harm harming hurting cut cutting burn burning "
-    "burned overdose overdosed overdosing pills tablets hang hanging hanged hung shoot shot drown jump jumped jumping "
-    "goodbye goodbyes longer tomorrow"
-)
-_PATTERN: re.Pattern[str] = re.compile(
-    r"\bsuicid|\bunalive|\boff myself\b|\breasons? to (?:go on |keep )living\b|"
-    r"\bkill(?:ing|ed)? (?:myself|yourself|himself|herself|themsel(?:f|ves))\b"
-    r"|\b(?:he|she|they)(?:'ll|'d| will| would| wants? to| tried to|(?:'s| is|'re| are) going to| threaten(?:s|ed) to) "
-    r"(?:kill|strangle|choke) (?:me|us)\b"
-    r"|\b(?:end|ending|take|taking|took) (?:it all\b|(?:my|your|his|her|their) (?:own )?life\b"
-    r"(?! (?:seriously|back|into|in)))"
-    r"|\b(?:want(?:ed|s)?|wish(?:ed)?|ready|rather|hope(?:d)?)(?: that)?(?: i| to| he'd| she'd| i'd)*(?: just| only)? "
-    r"(?:die\b|be dead|were dead|was dead|not (?:be alive|wake up|exist)|stop existing|disappear forever)"
-    r"|\b(?:don't|do not|didn't|never|no longer) want(?:ed)? to (?:be alive|live(?: any ?more| any longer)?\b"
-    r"(?! (?:in|at|with|there|here|like|alone|on|near|under|by|off|out))|wake up\b|exist|be here any ?more)"
-    r"|\bbetter off (?:dead|without me)\b|\bno (?:reason|point) (?:to|in) (?:live|living|be alive|being alive)\b"
-    r"|\b(?:self[- ]harm|cut(?:ting)? (?:myself|my (?:arm|arms|wrist|wrists|leg|legs|thighs?))|hurt(?:ing)? myself|"
-    r"harm(?:ing)? myself|burn(?:ing|ed)? myself on purpose)\b"
-    r"|\boverdos|\b(?:all|bottle of|handful of|too many) (?:the |my |his |her )?(?:pills|tablets)\b"
-    r"|\b(?:hang(?:ing|ed)?|hung|shoot|shot|drown) (?:myself|himself|herself)\b"
-    r"|\bjump(?:ing|ed)? off (?:the|a) bridge\b"
-    r"|\b(?:say|saying|said) (?:my )?final goodbyes?\b|\bwon't be (?:around|here) (?:much longer|tomorrow)\b"
-)
+_NOT_A_PLACE = r"(?! (?:in|at|with|there|here|like|alone|on|near|under|by|off|out))"  # "want to live in Leeds"
+_SELF = r"(?:myself|himself|herself)"
 
-# the same in other registers, with rarer words as triggers so that most texts are never searched
-_INFORMAL_TRIGGERS = word_list(
-    "wanna dont didnt kms gone born miss letter letters note notes pills tablets driving crash swerve swerving cutting "
-    "throat neck worth bottle train bus truck lorry tram gun baby slit slitting wrists dying disappear rope sucide "
-    "suicde sui su1cide suic1de longer without wake point carry farewell"
-)
-_INFORMAL = re.compile(
-    r"\b(?:wanna|gonna) (?:die\b|be dead|kill myself|end it\b|kms)|\bkms\b"
-    r"|\bsucid|\bsuicde|\bsu[1i]c[1i]d|\bsui thoughts"
-    r"|\b(?:dont|didnt|don't|do not) (?:want to|wanna) (?:be alive|live\b(?! (?:in|at|with|there|here|like|"
-    r"alone|on|near|under|by|off|out))|exist|wake up\b|be here any ?(?:more|longer))"
-    r"|\bnever wake up\b|\bwish i(?:'d| had| was| were)? never (?:been )?born\b"
-    r"|\bbetter (?:off )?(?:without me\b|if i (?:was|were) (?:gone|dead|not here))"
-    r"|\b(?:nobody|no one) would (?:even )?(?:miss me|notice) if i\b"
-    r"|\b(?:suicide|goodbye|farewell) (?:letters?|notes?)\b"
-    r"|\b(?:pills|tablets) (?:lined up|saved up|counted out)|\b(?:saving|saved|hoarding|counting) (?:up )?(?:my |the )?"
-    r"(?:pills|tablets)\b|\b(?:took|swallow(?:ed)?|take) (?:a|the) (?:whole|entire|full) bottle of\b"
-    r"|\b(?:driving|drive|crash|swerv(?:e|ing)) (?:my |the )?car (?:into|off)\b"
-    r"|\b(?:been|started|back to) cutting (?:again|at night)\b|\bslit(?:ting)? (?:my|his|her) (?:wrists?|throat)\b"
-    r"|\bhands? (?:around|on|round) my (?:throat|neck)\b"
-    r"|\blife (?:isn't|is not|isnt|is no longer|is not even) worth\b|\bnot worth living\b"
-    r"|\bno (?:point|reason) (?:in|to) (?:go(?:ing)? on|carry(?:ing)? on)\b(?! (?:with|about|as))"
-    r"|\b(?:jump|jumping|step|stepping|throw myself|throwing myself|walk|walking) (?:in front of|under) "
-    r"(?:a|the|that) (?:train|bus|truck|lorry|tram)\b"
-    r"|\bgun\b[^.?!]{0,40}\b(?:on|to) (?:myself|my head)\b|\b(?:hurt|harm|shake|smother) (?:my|the|our) baby\b"
-    r"|\bfeel(?:s|ing)? like dying\b|\b(?:waste away|lie down) and die\b|\bbought (?:a|some) rope\b"
-    r"|\bdisappear (?:for good|and never (?:come back|return|be found))"
-)
+# (words of which one must be there, pattern): each pattern is searched only in texts with one of its words
+_RULES: tuple[tuple[str, str], ...] = (
+    ("suicide suicidal suicidality suicides suicidally sucide suicde su1cide suic1de sucidal", r"\bsu[i1]?c[i1]?d"),
+    ("unalive unaliving unalived kms", r"\bunaliv|\bkms\b"),
+    ("sui", r"\bsui thoughts"),
+    ("off", r"\boff myself\b|\bbetter off (?:dead|without me)\b|\bjump(?:ing|ed)? off (?:the|a) bridge\b"),
+    ("without", r"\bbetter without me\b"),
+    ("gone dead not", r"\bbetter (?:off )?if i (?:was|were) (?:gone|dead|not here)"),
+    ("living live alive", r"\breasons? to (?:go on |keep )living\b|\bno (?:reason|point) (?:to|in) (?:live|living|"
+     r"be alive|being alive)\b"),
+    ("kill killing killed", r"\bkill(?:ing|ed)? (?:myself|yourself|himself|herself|themsel(?:f|ves))\b"),
+    ("kill strangle choke", r"\b(?:he|she|they)(?:'ll|'d| will| would| wants? to| tried to|(?:'s| is|'re| are) going to|"
+     r" threaten(?:s|ed) to) (?:kill|strangle|choke) (?:me|us)\b"),
+    ("all", r"\b(?:end|ending|take|taking|took) it all\b"),
+    ("all bottle handful many", r"\b(?:all|bottle of|handful of|too many) (?:the |my |his |her )?(?:pills|tablets)\b"),
+    ("life", r"\b(?:end|ending|take|taking|took) (?:my|your|his|her|their) (?:own )?life\b(?! (?:seriously|back|into|in))"
+     r"|\blife (?:isn't|is not|isnt|is no longer|is not even) worth\b"),
+    ("worth", r"\bnot worth living\b"),
+    ("die dead alive wake exist existing disappear", r"\b(?:want(?:ed|s)?|wish(?:ed)?|ready|rather|hope(?:d)?)(?: that)?"
+     r"(?: i| to| he'd| she'd| i'd)*(?: just| only)? (?:die\b|be dead|were dead|was dead|not (?:be alive|wake up|exist)|"
+     r"stop existing|disappear forever)"),
+    ("alive live wake exist more anymore longer", r"\b(?:(?:don't|do not|didn't|dont|didnt|never|no longer) "
+     r"(?:want(?:ed)? to|wanna)) (?:be alive|live(?: any ?more| any longer)?\b" + _NOT_A_PLACE + r"|wake up\b|exist|"
+     r"be here any ?(?:more|longer))"),
+    ("wake", r"\bnever wake up\b"),
+    ("wanna gonna", r"\b(?:wanna|gonna) (?:die\b|be dead|kill myself|end it\b|kms)"),
+    ("born", r"\bwish i(?:'d| had| was| were)? never (?:been )?born\b"),
+    ("miss notice", r"\b(?:nobody|no one) would (?:even )?(?:miss me|notice) if i\b"),
+    ("dying", r"\bfeel(?:s|ing)? like dying\b"),
+    ("die", r"\b(?:waste away|lie down) and die\b"),
+    ("disappear", r"\bdisappear (?:for good|and never (?:come back|return|be found))"),
+    ("self-harm self harm harming harms", r"\bself[- ]harm|\bharm(?:ing)? myself\b"),
+    ("cut cutting", r"\bcut(?:ting)? (?:myself|my (?:arm|arms|wrist|wrists|leg|legs|thighs?))\b"
+     r"|\b(?:been|started|back to) cutting (?:again|at night)\b"),
+    ("hurt hurting", r"\bhurt(?:ing)? myself\b"),
+    ("burn burning burned", r"\bburn(?:ing|ed)? myself on purpose\b"),
+    ("slit slitting", r"\bslit(?:ting)? (?:my|his|her) (?:wrists?|throat)\b"),
+    ("throat neck", r"\bhands? (?:around|on|round) my (?:throat|neck)\b"),
+    ("overdose overdosed overdoses overdosing", r"\boverdos"),
+    ("pills tablets", r"\b(?:pills|tablets) (?:lined up|saved up|counted out)|\b(?:saving|saved|hoarding|counting) (?:up )?"
+     r"(?:my |the )?(?:pills|tablets)\b"),
+    ("bottle", r"\b(?:took|swallow(?:ed)?|take) (?:a|the) (?:whole|entire|full) bottle of\b"),
+    ("hang hanging hanged hung shoot shot drown", r"\b(?:hang(?:ing|ed)?|hung|shoot|shot|drown) " + _SELF + r"\b"),
+    ("gun", r"\bgun\b[^.?!]{0,40}\b(?:on|to) (?:myself|my head)\b"),
+    ("rope", r"\bbought (?:a|some) rope\b"),
+    ("goodbye goodbyes", r"\b(?:say|saying|said) (?:my )?final goodbyes?\b"),
+    ("letter letters note notes", r"\b(?:suicide|goodbye|farewell) (?:letters?|notes?)\b"),
+    ("longer tomorrow", r"\bwon't be (?:around|here) (?:much longer|tomorrow)\b"),
+    ("point reason", r"\bno (?:point|reason) (?:in|to) (?:go(?:ing)? on|carry(?:ing)? on)\b(?! (?:with|about|as))"),
+    ("driving drive crash swerve swerving", r"\b(?:driving|drive|crash|swerv(?:e|ing)) (?:my |the )?car (?:into|off)\b"),
+    ("train bus truck lorry tram", r"\b(?:jump|jumping|step|stepping|throw myself|throwing myself|walk|walking) "
+     r"(?:in front of|under) (?:a|the|that) (?:train|bus|truck|lorry|tram)\b"),
+    ("baby", r"\b(?:hurt|harm|shake|smother) (?:my|the|our) baby\b"),
+)  # fmt: skip
 
-_LISTS = ((_TRIGGERS, _PATTERN), (_INFORMAL_TRIGGERS, _INFORMAL))
+
+def _by_word() -> dict[str, list[re.Pattern[str]]]:
+    table: dict[str, list[re.Pattern[str]]] = {}
+    for triggers, pattern in _RULES:
+        compiled = re.compile(pattern)
+        for word in triggers.split():
+            table.setdefault(word, []).append(compiled)
+    return table
+
+
+_PATTERNS = _by_word()
+_TRIGGERS = word_list(" ".join(_PATTERNS))
 
 
 def crisis(texts: list[str], view: TextView) -> str | None:
     """The words in one of `texts` that speak of an acute crisis, or None. `view` has the words of each."""
-    for triggers, pattern in _LISTS:
-        for i in view.having(triggers):
-            if found := _search(pattern, texts[i]):
-                return found
+    for i in view.having(_TRIGGERS):
+        if found := _search(texts[i], view.words[i]):
+            return found
     return None
 
 
 def crisis_in(text: str) -> str | None:
     """`crisis` of one short text that no view was made of."""
-    found = (_search(pattern, text) for triggers, pattern in _LISTS if any_on_list(text, triggers))
-    return next((words for words in found if words), None)
+    return _search(text, words_of([text])[0])
 
 
-def _search(pattern: re.Pattern[str], text: str) -> str | None:
-    match = pattern.search(" ".join(text.replace("’", "'").lower().split()))
-    return match.group(0)[:60] if match else None
+def _search(text: str, words: list[str]) -> str | None:
+    triggers = _PATTERNS.keys() & words
+    if not triggers:
+        return None
+    plain = " ".join(text.replace("’", "'").lower().split())
+    for word in sorted(triggers):
+        for pattern in _PATTERNS[word]:
+            if match := pattern.search(plain):
+                return match.group(0)[:60]
+    return None

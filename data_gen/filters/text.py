@@ -40,7 +40,7 @@ class _Lexicon(dict[str, int]):
         super().__init__()
         self.hashes = np.zeros(self.ROWS, np.uint64)
         self.lists = np.zeros(self.ROWS, np.uint32)  # bit i: the word stands on list i
-        self.list_of: dict[str, int] = {}
+        self._on_list: dict[str, int] = {}
         self._lists = 0
 
     def add_list(self, text: str) -> int:
@@ -49,14 +49,14 @@ class _Lexicon(dict[str, int]):
         self._lists += 1
         assert self._lists <= 32
         for word in text.split():
-            self.list_of[word] = self.list_of.get(word, 0) | bit
+            self._on_list[word] = self._on_list.get(word, 0) | bit
         self.clear()
         return bit
 
     def __missing__(self, word: str) -> int:
         row = len(self)
         self.hashes[row] = word_hash(word)
-        self.lists[row] = self.list_of.get(word, 0)
+        self.lists[row] = self._on_list.get(word, 0)
         self[word] = row
         return row
 
@@ -76,12 +76,6 @@ _TRUE = np.ones(1, bool)
 def word_list(text: str) -> int:
     """A word list, written as one text, that `TextView.having` and `count` can look for. Call it at import."""
     return _lexicon.add_list(text)
-
-
-def any_on_list(text: str, triggers: int) -> bool:
-    """Whether a word of one short text stands on the list `triggers`."""
-    lists = _lexicon.list_of
-    return any(lists.get(word, 0) & triggers for word in words_of([text])[0])
 
 
 def words_of(texts: Sequence[str]) -> list[list[str]]:
