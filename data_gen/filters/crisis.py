@@ -23,16 +23,16 @@ _RULES: tuple[tuple[str, str], ...] = (
     ("living live alive", r"\breasons? to (?:go on |keep )living\b|\bno (?:reason|point) (?:to|in) (?:live|living|"
      r"be alive|being alive)\b"),
     ("kill killing killed", r"\bkill(?:ing|ed)? (?:myself|yourself|himself|herself|themsel(?:f|ves))\b"),
-    ("kill strangle choke", r"\b(?:he|she|they)(?:'ll|'d| will| would| wants? to| tried to|(?:'s| is|'re| are) going to|"
-     r" threaten(?:s|ed) to) (?:kill|strangle|choke) (?:me|us)\b"),
+    ("kill strangle choke", r"\b(?:he|she|they)(?:'ll|'d| will| would| wants? to| tried to|(?:'s| is|'re| are) going "
+     r"to| threaten(?:s|ed) to) (?:kill|strangle|choke) (?:me|us)\b"),
     ("all", r"\b(?:end|ending|take|taking|took) it all\b"),
     ("all bottle handful many", r"\b(?:all|bottle of|handful of|too many) (?:the |my |his |her )?(?:pills|tablets)\b"),
-    ("life", r"\b(?:end|ending|take|taking|took) (?:my|your|his|her|their) (?:own )?life\b(?! (?:seriously|back|into|in))"
-     r"|\blife (?:isn't|is not|isnt|is no longer|is not even) worth\b"),
+    ("life", r"\b(?:end|ending|take|taking|took) (?:my|your|his|her|their) (?:own )?life\b(?! (?:seriously|back|into|"
+     r"in))|\blife (?:isn't|is not|isnt|is no longer|is not even) worth\b"),
     ("worth", r"\bnot worth living\b"),
-    ("die dead alive wake exist existing disappear", r"\b(?:want(?:ed|s)?|wish(?:ed)?|ready|rather|hope(?:d)?)(?: that)?"
-     r"(?: i| to| he'd| she'd| i'd)*(?: just| only)? (?:die\b|be dead|were dead|was dead|not (?:be alive|wake up|exist)|"
-     r"stop existing|disappear forever)"),
+    ("die dead alive wake exist existing disappear", r"\b(?:want(?:ed|s)?|wish(?:ed)?|ready|rather|hope(?:d)?)(?: "
+     r"that)?(?: i| to| he'd| she'd| i'd)*(?: just| only)? (?:die\b|be dead|were dead|was dead|not "
+     r"(?:be alive|wake up|exist)|stop existing|disappear forever)"),
     ("alive live wake exist more anymore longer", r"\b(?:(?:don't|do not|didn't|dont|didnt|never|no longer) "
      r"(?:want(?:ed)? to|wanna)) (?:be alive|live(?: any ?more| any longer)?\b" + _NOT_A_PLACE + r"|wake up\b|exist|"
      r"be here any ?(?:more|longer))"),
@@ -51,8 +51,8 @@ _RULES: tuple[tuple[str, str], ...] = (
     ("slit slitting", r"\bslit(?:ting)? (?:my|his|her) (?:wrists?|throat)\b"),
     ("throat neck", r"\bhands? (?:around|on|round) my (?:throat|neck)\b"),
     ("overdose overdosed overdoses overdosing", r"\boverdos"),
-    ("pills tablets", r"\b(?:pills|tablets) (?:lined up|saved up|counted out)|\b(?:saving|saved|hoarding|counting) (?:up )?"
-     r"(?:my |the )?(?:pills|tablets)\b"),
+    ("pills tablets", r"\b(?:pills|tablets) (?:lined up|saved up|counted out)|\b(?:saving|saved|hoarding|counting) (?:"
+     r"up )?(?:my |the )?(?:pills|tablets)\b"),
     ("bottle", r"\b(?:took|swallow(?:ed)?|take) (?:a|the) (?:whole|entire|full) bottle of\b"),
     ("hang hanging hanged hung shoot shot drown", r"\b(?:hang(?:ing|ed)?|hung|shoot|shot|drown) " + _SELF + r"\b"),
     ("gun", r"\bgun\b[^.?!]{0,40}\b(?:on|to) (?:myself|my head)\b"),
@@ -61,7 +61,8 @@ _RULES: tuple[tuple[str, str], ...] = (
     ("letter letters note notes", r"\b(?:suicide|goodbye|farewell) (?:letters?|notes?)\b"),
     ("longer tomorrow", r"\bwon't be (?:around|here) (?:much longer|tomorrow)\b"),
     ("point reason", r"\bno (?:point|reason) (?:in|to) (?:go(?:ing)? on|carry(?:ing)? on)\b(?! (?:with|about|as))"),
-    ("driving drive crash swerve swerving", r"\b(?:driving|drive|crash|swerv(?:e|ing)) (?:my |the )?car (?:into|off)\b"),
+    ("driving drive crash swerve swerving", r"\b(?:driving|drive|crash|swerv(?:e|ing)) (?:my |the )?car "
+     r"(?:into|off)\b"),
     ("train bus truck lorry tram", r"\b(?:jump|jumping|step|stepping|throw myself|throwing myself|walk|walking) "
      r"(?:in front of|under) (?:a|the|that) (?:train|bus|truck|lorry|tram)\b"),
     ("baby", r"\b(?:hurt|harm|shake|smother) (?:my|the|our) baby\b"),
