@@ -186,7 +186,8 @@ class Expansion:
             self.near.add(dialogue.id, shingles)
         self.accepted[candidate.side] += 1
         self.kept[candidate.side][candidate.scenario] += 1
-        self.pools[candidate.side].add(make_exemplar(dialogue))
+        if self.config.num_exemplars:
+            self.pools[candidate.side].add(make_exemplar(dialogue))
         self.strategies.update(turn.strategy for turn in dialogue.turns if turn.strategy is not None)
         round_.accepted += 1
         round_.novelty += self.novelty.add(shingles)
