@@ -39,7 +39,9 @@ _RULES: tuple[tuple[str, str], ...] = (
     ("wake", r"\bnever wake up\b"),
     ("wanna gonna", r"\b(?:wanna|gonna) (?:die\b|be dead|kill myself|end it\b|kms)"),
     ("born", r"\bwish i(?:'d| had| was| were)? never (?:been )?born\b"),
-    ("miss notice", r"\b(?:nobody|no one) would (?:even )?(?:miss me|notice) if i\b"),
+    ("miss", r"\b(?:nobody|no one) would (?:even )?miss me if i\b"),
+    ("notice", r"\b(?:nobody|no one) would (?:even )?notice if i (?:just )?(?:died|disappeared|vanished|wasn't|weren't|"
+     r"(?:was|were) (?:gone|dead|not))\b"),
     ("dying", r"\bfeel(?:s|ing)? like dying\b"),
     ("die", r"\b(?:waste away|lie down) and die\b"),
     ("disappear", r"\bdisappear (?:for good|and never (?:come back|return|be found))"),

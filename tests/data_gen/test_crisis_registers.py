@@ -32,6 +32,7 @@ from data_gen.filters.text import TextView
         "i tried to commit sucide once",
         "Nobody would miss me if I were gone.",
         "I just feel like dying",
+        "no one would even notice if i disappeared",
     ],
 )
 def test_crisis_in_other_words(text: str) -> None:
@@ -50,6 +51,7 @@ def test_crisis_in_other_words(text: str) -> None:
         "I want my life back, and my baby sleeps at last.",
         "I took the pills the doctor gave me for my cold.",
         "I was drinking a bottle of wine every evening.",
+        "That nobody would notice if I stopped going to the choir.",
     ],
 )
 def test_everyday_words_are_no_crisis(text: str) -> None:
