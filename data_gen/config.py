@@ -135,7 +135,7 @@ class GenerateConfig:
     pool_size: int = 10_000  # newest accepted dialogues per side that exemplars are drawn from
     strategy_hints: int = 4  # strategies the pool lacks, named in the prompt
     turns: int = 16  # utterances asked for
-    lag: int = 128  # candidate i sees the pool as of candidate i - lag
+    lag: int | None = None  # candidate i sees the pool as of candidate i - lag; None: num_dialogues / 5, 64 to 1,024
     round_size: int = 100  # candidates a round (statistics, stop rules)
     max_candidates: int | None = None  # stop after so many candidates; None: 20 x num_dialogues
     min_acceptance: float = 0.05  # stop when a round accepts less
@@ -149,7 +149,8 @@ class GenerateConfig:
 
     def __post_init__(self) -> None:
         one_of("generate.mode", self.mode, ("live", "batch"))
-        for key in ("num_dialogues", "lag", "round_size", "pool_size", "turns", "fsync_every"):
+        at_least("generate.lag", self.lag, 1)
+        for key in ("num_dialogues", "round_size", "pool_size", "turns", "fsync_every"):
             at_least(f"generate.{key}", getattr(self, key), 1)
         for key in ("num_exemplars", "strategy_hints"):
             at_least(f"generate.{key}", getattr(self, key), 0)
@@ -157,6 +158,12 @@ class GenerateConfig:
             within(f"generate.{key}", getattr(self, key), 0, 1)
         at_least("generate.max_candidates", self.max_candidates, 1)
         above("generate.batch_poll_s", self.batch_poll_s, 0)
+
+    @property
+    def resolved_lag(self) -> int:
+        """The lag in candidates: what may be asked for before the oldest reply is there. A request that an endpoint
+        defers for a second holds up those a lag behind it, so a longer lag rides out more 429."""
+        return self.lag or min(max(self.num_dialogues // 5, 64), 1024)
 
 
 @dataclass
@@ -177,7 +184,7 @@ class InpaintConfig:
     min_consistency: float = 0.0  # with the next seeker turn
     embedding_model: str | None = None  # folder of a local sentence-embedding model; None: words are compared
     sides: list[str] = field(default_factory=lambda: ["train"])  # sides to inpaint; others pass through
-    lag: int = 128
+    lag: int = 512  # requests that may be ahead of the oldest that is not answered yet
     shard: str = "0/1"
     mode: str = "live"
     batch_poll_s: float = 30.0
@@ -197,3 +204,8 @@ class InpaintConfig:
         for key in ("max_similarity", "min_consistency"):
             within(f"inpaint.{key}", getattr(self, key), 0, 1)
         above("inpaint.batch_poll_s", self.batch_poll_s, 0)
+
+    @property
+    def resolved_lag(self) -> int:
+        """The lag in requests."""
+        return self.lag

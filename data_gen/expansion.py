@@ -136,7 +136,7 @@ class Expansion:
         found = []
         while (
             self.stopped is None
-            and self.planned < min(self.committed + self.config.lag, self.max_candidates)
+            and self.planned < min(self.committed + self.config.resolved_lag, self.max_candidates)
             and self.accepted.total() + self.planned - self.committed < self.size
         ):
             found.append(self._candidate())

@@ -82,7 +82,7 @@ async def ask_teacher(
                 if config.mode == "batch":
                     await _batches(window, client, config, batch.update)
                 else:
-                    await window.run_live(ask, min(teacher.concurrency, config.lag))
+                    await window.run_live(ask, min(teacher.concurrency, config.resolved_lag))
         finally:
             moment = now()
             shown.line(moment)
