@@ -27,6 +27,8 @@ if what in ("hang", "wait"):
     time.sleep(60)
 if what == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
+if what == "75":
+    time.sleep(0.5)  # a checkpoint takes longer than a failure
 os._exit(int(what))
 """
 
@@ -62,8 +64,11 @@ def test_ranks_know_who_they_are(tmp_path: Path) -> None:
     ],
 )
 def test_the_code_of_a_node(tmp_path: Path, ranks: tuple[str, str], code: int) -> None:
+    node = start(tmp_path, *ranks)
+    while not all((tmp_path / f"rank-{rank}").exists() for rank in range(len(ranks))):
+        time.sleep(0.01)
     (tmp_path / "go").touch()
-    assert start(tmp_path, *ranks).wait() == code
+    assert node.wait() == code
 
 
 def test_a_signal_that_comes_too_early_asks_for_a_requeue(tmp_path: Path) -> None:
