@@ -154,34 +154,6 @@ def test_a_run_survives_everything_and_ends_the_same(
     assert all((first[name] == second[name]).all() for name in second)
 
 
-def test_an_evaluation_that_is_preempted_measures_the_same(
-    undisturbed: Path, words: list[str], tmp_path: Path, cluster: SlurmCluster
-) -> None:
-    run = tmp_path / "run"
-    shutil.copytree(undisturbed, run, ignore=shutil.ignore_patterns("slurm", "checkpoints"))
-    (run / "logs" / "rank-0.log").unlink()
-    own = ["launcher.nodes=1", "launcher.processes_per_node=1", "evaluation.max_new_tokens=24", f"run_dir={run}"]
-    kept = [word for word in words if word.partition("=")[0] not in ("launcher.nodes", "launcher.processes_per_node")]
-    assert main(["evaluate", *kept, *own, "launcher.partition=hihg"]) == 2
-    assert main(["evaluate", *kept, *own]) == 0
-    log = run / "logs" / "rank-0.log"
-    until(lambda: log.is_file() and "score tuned model" in log.read_text(), "the tuned model's scoring", run)
-    cluster.signal_job(job_of(run), signal.SIGSTOP)  # so that it cannot end before it is preempted
-    cluster.preempt()
-    time.sleep(2)
-    if starts(run) == starts(undisturbed) + 1:
-        cluster.signal_job(job_of(run), signal.SIGCONT, missing_ok=True)  # Slurm sends one itself before SIGTERM
-    finish(run)
-    assert starts(run) == starts(undisturbed) + 2
-    assert "SIGTERM outside training: start again" in log.read_text()
-    first = json.loads((run / "evaluation" / "metrics.json").read_text())
-    answers = (run / "evaluation" / "generations.jsonl").read_text()
-    assert main(["evaluate", *kept, *own]) == 0
-    finish(run)
-    assert json.loads((run / "evaluation" / "metrics.json").read_text()) == first
-    assert (run / "evaluation" / "generations.jsonl").read_text() == answers
-
-
 def test_a_failing_rank_is_the_last_thing_in_the_log(cluster: SlurmCluster, tmp_path: Path) -> None:
     run = tmp_path / "run"
     submit_standin(run, "steps=100", "fail=1")

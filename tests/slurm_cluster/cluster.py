@@ -104,11 +104,10 @@ class SlurmCluster:
             time.sleep(0.5)
         raise RuntimeError(f"{node} did not come back within {timeout_s:.0f} s: {state}")
 
-    def signal_job(self, job: str, number: int, rank: int | None = None, missing_ok: bool = False) -> None:
+    def signal_job(self, job: str, number: int, rank: int | None = None) -> None:
         """Send a signal to the workers of a job (of one rank), past Slurm."""
         wanted = {"SLURM_JOB_ID": job, **({"RANK": str(rank)} if rank is not None else {})}
-        found = self._signal_processes(wanted, number, ranks_only=True)
-        assert found or missing_ok, f"no worker of job {job}"
+        assert self._signal_processes(wanted, number, ranks_only=True), f"no worker of job {job}"
 
     def _signal_processes(self, wanted: dict[str, str], number: int, ranks_only: bool = False) -> int:
         """Signal this cluster's processes with these variables; only ranks with `ranks_only`."""
