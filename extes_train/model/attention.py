@@ -18,10 +18,11 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import cache
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from extes_train.errors import ConfigError, LayoutError
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 OURS = ("auto", "structured", "flex", "varlen")
 PREFIX = "extes_"
+TreeAttentionFunction = Callable[[Tensor, Tensor, Tensor, RowBatch, "float | None", float], Tensor]
 
 
 def use_attention(model: nn.Module, name: str, device: torch.device | str = "cpu", longest: int | None = None) -> str:
@@ -82,14 +84,14 @@ def flash_attn_installed() -> bool:
     return importlib.util.find_spec("flash_attn") is not None
 
 
-def backend(name: str) -> Callable[..., Any]:
-    """transformers' attention function of one of OURS."""
-    from extes_train.model.choosing import auto_attention_forward
-    from extes_train.model.flex import flex_attention_forward
-    from extes_train.model.structured import structured_attention_forward
-    from extes_train.model.varlen import varlen_attention_forward
+def tree_backend(name: str) -> TreeAttentionFunction:
+    """(query, key, value (1, h, T, D), row, scaling, dropout) -> (1, T, h, D) of one of OURS."""
+    from extes_train.model.choosing import auto_tree_attention
+    from extes_train.model.flex import flex_tree_attention
+    from extes_train.model.structured import structured_tree_attention
+    from extes_train.model.varlen import varlen_tree_attention
 
-    functions = (auto_attention_forward, structured_attention_forward, flex_attention_forward, varlen_attention_forward)
+    functions = (auto_tree_attention, structured_tree_attention, flex_tree_attention, varlen_tree_attention)
     return dict(zip(OURS, functions, strict=True))[name]
 
 
@@ -99,18 +101,30 @@ def register() -> None:
     from transformers.masking_utils import sdpa_mask
 
     for name in OURS:
-        AttentionInterface.register(PREFIX + name, _with_its_row(backend(name)))
+        AttentionInterface.register(PREFIX + name, _for_transformers(tree_backend(name)))
         AttentionMaskInterface.register(PREFIX + name, sdpa_mask)
 
 
-def _with_its_row(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, refusing a layer that was not handed the row: it would see every token of it without an error."""
+def _for_transformers(function: TreeAttentionFunction) -> Callable[..., Any]:
+    """`function` as transformers calls it. A layer that was not handed the row would see every token of it without an
+    error, so it is refused; calls that are no rows at all (generation) go through `sdpa`."""
 
-    @wraps(function)
-    def forward(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **rest: Any) -> Any:
-        if rest.get("row") is None and mask is not None and mask.shape[-1] != key.shape[-2]:
+    def forward(
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        mask: Tensor | None,
+        scaling: float | None = None,
+        dropout: float = 0.0,
+        row: RowBatch | None = None,
+        **rest: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        if row is not None:
+            return function(query, key, value, row, scaling, dropout), None
+        if mask is not None and mask.shape[-1] != key.shape[-2]:
             raise LayoutError(f"{type(module).__name__} does not hand a row down to its attention; tokens.layout=flat")
-        return function(module, query, key, value, mask, **rest)
+        return _sdpa(module, query, key, value, mask, scaling=scaling, dropout=dropout, **rest)
 
     return forward
 
@@ -140,11 +154,22 @@ def _additive(batch: RowBatch, dtype: torch.dtype) -> Tensor:
     return batch.cache[key]
 
 
-def sdpa_without_row(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **rest: Any):
+def _sdpa(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **rest: Any) -> Any:
     """transformers' sdpa, for calls that are not rows (generation with a cache)."""
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     return sdpa_attention_forward(module, query, key, value, mask, **rest)
+
+
+def dense_tree_attention(
+    query: Tensor, key: Tensor, value: Tensor, row: RowBatch, scaling: float | None = None, dropout: float = 0.0
+) -> Tensor:
+    """query, key, value (1, h, T, D) -> (1, T, h, D) with the row's dense mask."""
+    times = query.shape[1] // key.shape[1]
+    key, value = repeat_heads(key, times), repeat_heads(value, times)
+    mask = row.allowed_TT()[None, None]
+    out_1hTD = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout, scale=scaling)
+    return out_1hTD.transpose(1, 2).contiguous()
 
 
 def repeat_heads(tensor: Tensor, times: int) -> Tensor:

@@ -12,12 +12,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from extes_train.model.attention import flash_attn_installed, sdpa_without_row
+from extes_train.model.attention import flash_attn_installed
 from extes_train.model.batch import RowBatch
 
 FLEX_FROM_TOKENS = 2048
@@ -62,27 +61,15 @@ def picked(row: RowBatch, dtype: torch.dtype) -> str:
     return row.cache[name]
 
 
-def auto_attention_forward(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    row: RowBatch | None = None,
-    **rest: Any,
-) -> tuple[Tensor, Tensor | None]:
-    """transformers' attention function: query, key, value (1, h, T, D) -> (1, T, h, D)."""
-    if row is None:
-        return sdpa_without_row(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest)
-    name = picked(row, query.dtype)
-    if name == "sdpa":
-        mask = row.allowed_TT()[None, None]
-        return sdpa_without_row(module, query, key, value, mask, dropout=dropout, scaling=scaling, **rest)
-    from extes_train.model.attention import backend
+def auto_tree_attention(
+    query: Tensor, key: Tensor, value: Tensor, row: RowBatch, scaling: float | None = None, dropout: float = 0.0
+) -> Tensor:
+    """query, key, value (1, h, T, D) -> (1, T, h, D), through the backend picked for the row."""
+    from extes_train.model.attention import dense_tree_attention, tree_backend
 
-    return backend(name)(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, row=row, **rest)
+    name = picked(row, query.dtype)
+    function = dense_tree_attention if name == "sdpa" else tree_backend(name)
+    return function(query, key, value, row, scaling, dropout)
 
 
 def describe_picks(rows: Iterable[RowBatch], dtype: torch.dtype) -> list[str]:

@@ -6,31 +6,20 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from extes_train.model.attention import sdpa_without_row
 from extes_train.model.batch import RowBatch
 
 
-def flex_attention_forward(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    row: RowBatch | None = None,
-    **rest: Any,
-) -> tuple[Tensor, None]:
-    """transformers' attention function: query, key, value (1, h, T, D) -> (1, T, h, D)."""
-    if row is None:
-        return sdpa_without_row(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest)
+def flex_tree_attention(
+    query: Tensor, key: Tensor, value: Tensor, row: RowBatch, scaling: float | None = None, dropout: float = 0.0
+) -> Tensor:
+    """query, key, value (1, h, T, D) -> (1, T, h, D). FlexAttention has no dropout."""
     flex = _flex_attention(query.device.type)
     out_1hTD = flex(
         query, key, value, block_mask=block_mask(row), scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
     )
-    return out_1hTD.transpose(1, 2), None
+    return out_1hTD.transpose(1, 2)
 
 
 def block_mask(row: RowBatch) -> Any:

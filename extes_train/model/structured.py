@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from extes_train.model.attention import repeat_heads, sdpa_without_row
+from extes_train.model.attention import repeat_heads
 from extes_train.model.batch import BranchGroup, RowBatch
 
 # forward returns (output, log-sum-exp); both are what scaled_dot_product_attention itself calls on a CPU
@@ -24,24 +24,14 @@ _forward_kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.def
 _backward_kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward.default
 
 
-def structured_attention_forward(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    row: RowBatch | None = None,
-    **rest: Any,
-) -> tuple[Tensor, None]:
-    """transformers' attention function: query, key, value (1, h, T, D) -> (1, T, h, D)."""
-    if row is None:
-        return sdpa_without_row(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest)
+def structured_tree_attention(
+    query: Tensor, key: Tensor, value: Tensor, row: RowBatch, scaling: float | None = None, dropout: float = 0.0
+) -> Tensor:
+    """query, key, value (1, h, T, D) -> (1, T, h, D)."""
     times = query.shape[1] // key.shape[1]
     key, value = repeat_heads(key, times), repeat_heads(value, times)
     out_1hTD = tree_attention(query, key, value, row, scaling, dropout)
-    return out_1hTD.transpose(1, 2), None
+    return out_1hTD.transpose(1, 2)
 
 
 def tree_attention(

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from extes_train.model.attention import sdpa_without_row
 from extes_train.model.batch import RowBatch
 
 
@@ -28,35 +26,22 @@ class Sequences:
     longest_key: int
 
 
-def varlen_attention_forward(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    row: RowBatch | None = None,
-    **rest: Any,
-) -> tuple[Tensor, None]:
-    """transformers' attention function: query, key, value (1, h, T, D) -> (1, T, h, D)."""
-    if row is None:
-        return sdpa_without_row(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **rest)
-    from flash_attn import flash_attn_varlen_func
-
-    return varlen_tree_attention(query, key, value, row, scaling, dropout, flash_attn_varlen_func), None
-
-
 def varlen_tree_attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
     row: RowBatch,
-    scaling: float | None,
-    dropout: float,
-    varlen_function: Callable[..., Tensor],
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    varlen_function: Callable[..., Tensor] | None = None,
 ) -> Tensor:
-    """Attention (1, T, h, D) through a function with flash-attn's varlen signature (causal aligned at the end)."""
+    """query, key, value (1, h, T, D) -> (1, T, h, D), through flash-attn's function or one with its signature (causal,
+    aligned at the end)."""
+    if varlen_function is None:
+        from flash_attn import flash_attn_varlen_func
+
+        varlen_function = flash_attn_varlen_func
+    assert varlen_function is not None
     plan = sequences(row)
     q_ThD, k_ThD, v_ThD = (x[0].transpose(0, 1) for x in (query, key, value))
     if row.has_branches:
