@@ -88,6 +88,7 @@ def rows_for(tokenizer: Any, layout: str, num_alternatives: int, tokens_per_row:
 def compare(model: Any, size: str, tuning: str, tokenizer: Any, num_alternatives: int, options: Any) -> dict[str, Any]:
     """Trees on the backend that `auto` picks; with alternatives also the flat rows of the same responses."""
     from extes_train.model.attention import use_attention
+    from extes_train.model.choosing import visible_pairs
     from extes_train.model.flops import peak_flops, training_flops
 
     chosen = use_attention(model, "auto", "cuda")
@@ -98,24 +99,13 @@ def compare(model: Any, size: str, tuning: str, tokenizer: Any, num_alternatives
         rows = rows_for(tokenizer, layout, num_alternatives, options.tokens_per_row, options.dialogues)
         measured = measure(model, rows, options.rounds)
         tokens = sum(row.ids_1T.numel() for row in rows)
-        work = flops.count(tokens, sum(len(row.target_Q) for row in rows), sum(map(pairs_of, rows)))
+        work = flops.count(tokens, sum(len(row.target_Q) for row in rows), sum(map(visible_pairs, rows)))
         measured |= {"tokens": tokens, "tokens_per_s": tokens / measured["seconds"]}
         measured["mfu"] = None if peak is None else work / measured["seconds"] / peak
         case[layout] = measured
     if num_alternatives:
         case["effective_speedup"] = case["flat"]["seconds"] / case["tree"]["seconds"]
     return case
-
-
-def pairs_of(row: Any) -> int:
-    """Visible (query, key) pairs of a row on the GPU."""
-    pairs = 0
-    for tree in row.spans:
-        trunk = tree.trunk_end - tree.start
-        pairs += trunk * (trunk + 1) // 2
-        for group in tree.groups:
-            pairs += sum(n * (group.attach - tree.start) + n * (n + 1) // 2 for n in group.lengths)
-    return pairs
 
 
 def measure(model: Any, rows: list[Any], rounds: int) -> dict[str, Any]:
