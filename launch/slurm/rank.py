@@ -14,8 +14,7 @@ from types import FrameType
 
 from extes_train.errors import EXIT_REQUEUE
 from launch.environment import rank_log
-
-EARLY = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+from launch.slurm.node import FOR_RANKS
 
 
 def main(arguments: list[str]) -> None:
@@ -27,15 +26,15 @@ def main(arguments: list[str]) -> None:
         os.dup2(log, 1)
         os.dup2(log, 2)
         os.close(log)
-    for number in EARLY:
+    for number in FOR_RANKS:
         signal.signal(number, requeue_now)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, EARLY)  # the node had them blocked until now
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, FOR_RANKS)  # the node had them blocked until now
     module = arguments[0]
     sys.argv = arguments
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     finally:
-        for number in EARLY:  # Python's own shutdown takes seconds and would give them back their default: to kill
+        for number in FOR_RANKS:  # Python's own shutdown takes seconds and would give them back their default: to kill
             signal.signal(number, signal.SIG_IGN)
 
 
