@@ -1,15 +1,15 @@
 """Training on token trees against flat samples: the same responses, model, loss, dtype and optimizer.
 
     python benchmarks/tree_training.py --quick     1 M parameters, few dialogues: a minute or two
-    python benchmarks/tree_training.py             1 M and 25 M parameters, fp32 and bf16 weights
-    python benchmarks/tree_training.py --models 25M --dtypes fp32 --dialogues 1 --rounds 5 --threads 2
+    python benchmarks/tree_training.py             1 M and 25 M parameters, fp32 and bf16 weights: half an hour
+    python benchmarks/tree_training.py --models 25M --dtypes fp32 --arms buckets packed --rounds 5 --no-extras
 
-Forward, backward and AdamW of one optimizer step, arm after arm in one process, `--rounds` times; medians. Prints one
-JSON line. Per model and dtype: `ratio_best_flat` (against the fastest flat arm), `ratio_packed` (dense mask, as usual),
-`ratio_padded`, `token_ratio` (multi_turn tokens / tree tokens), `max_grad_diff` (largest relative difference of a
-gradient tensor between tree and flat, fp32 only). Ratios of seconds, and of this process's CPU seconds (`cpu_ratio_…`),
-which do not move when other processes take the machine. Then N=0 against packed rows, and time per token by amount of
-data and by length of row.
+Forward, backward and AdamW of one optimizer step, arm after arm in one process, `--rounds` times, a tree step before
+each flat one; medians. Prints one JSON line. Per model and dtype: `ratio_best_flat` (against the fastest flat arm),
+`ratio_packed` (dense mask, as usual), `ratio_padded`, `token_ratio` (multi_turn tokens / tree tokens), `max_grad_diff`
+(largest relative difference of a gradient tensor between tree and flat, fp32 only). Ratios of seconds, and of this
+process's CPU seconds (`cpu_ratio_…`), which move little when other processes take the machine. Then N=0 against packed
+rows, and time per token by amount of data and by length of row.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--quick", action="store_true", help="1 M parameters in fp32, two dialogues, three rounds")
-    parser.add_argument("--models", nargs="*", default=["1M", "25M", LLAMA_VOCABULARY], choices=sorted(SHAPES))
+    parser.add_argument("--models", nargs="*", default=["1M", "25M"], choices=sorted(SHAPES))
     parser.add_argument("--dtypes", nargs="+", default=["fp32", "bf16"], choices=["fp32", "bf16"])
     parser.add_argument("--arms", nargs="+", default=list(FLAT) + ["per_response"], help="flat arms to measure")
-    parser.add_argument("--dialogues", type=int, default=2)
+    parser.add_argument("--dialogues", type=int, default=1)
     parser.add_argument("--alternatives", type=int, default=4)
     parser.add_argument("--context", type=int, default=2048, help="longest path in tokens")
     parser.add_argument("--tokens-per-row", type=int, default=4096)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0 leaves it at its default")
     parser.add_argument("--no-extras", dest="extras", action="store_false", help="leave out N=0 and linear cost")
     options = parser.parse_args()
@@ -85,7 +85,8 @@ def compare(size: str, dtype: str, tokenizer: Any, options: argparse.Namespace) 
     if dtype == "fp32":
         tree, flat = (gradients(model, arm) for arm in arms[:2])
         worst = max(float((tree[n] - g).norm() / g.norm()) for n, g in flat.items())
-    seconds, cpu = measure(model, arms, options.rounds)
+    every, every_cpu = measure(model, arms, options.rounds)
+    seconds, cpu = medians(every), medians(every_cpu)
     flat_arms = [name for name in options.arms if name in FLAT]
     tokens = {arm.name: arm.tokens for arm in arms}
     case: dict[str, Any] = {
@@ -99,13 +100,17 @@ def compare(size: str, dtype: str, tokenizer: Any, options: argparse.Namespace) 
         case[prefix + "ratio_best_flat"] = min((table[name] for name in flat_arms), default=0) / table["tree"]
         case |= {f"{prefix}ratio_{name}": table[name] / table["tree"] for name in options.arms}
     case["seconds"], case["tokens"] = seconds, tokens
+    case["fastest_and_slowest_step"] = {name: [min(steps), max(steps)] for name, steps in every.items()}
     case["padding"] = {arm.name: arm.padding for arm in arms if arm.padding}
     case["longest_row"] = max(row.num_tokens for row in arms[0].batches)
     return case
 
 
-def measure(model: Any, arms: list[Any], rounds: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Median seconds and CPU seconds of a step of each arm, interleaved; one step of each before counts for nothing."""
+def measure(model: Any, arms: list[Any], rounds: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Seconds and CPU seconds of every step of each arm, interleaved; one step of the first before counts for nothing.
+
+    The first arm, which every ratio has below the line and whose steps are the shortest, steps beside each other one.
+    """
     import torch
 
     from benchmarks.tree_arms import run_step
@@ -113,14 +118,21 @@ def measure(model: Any, arms: list[Any], rounds: int) -> tuple[dict[str, float],
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     wall: dict[str, list[float]] = {arm.name: [] for arm in arms}
     cpu: dict[str, list[float]] = {arm.name: [] for arm in arms}
-    run_step(model, arms[0], optimizer)
+    first, others = arms[0], arms[1:]
+    run_step(model, first, optimizer)
     for number in range(rounds):
-        for arm in arms[number % len(arms) :] + arms[: number % len(arms)]:
+        turn = number % max(1, len(others))
+        for arm in [step for other in others[turn:] + others[:turn] for step in (first, other)] or [first]:
             start, start_cpu = time.perf_counter(), time.process_time()
             run_step(model, arm, optimizer)
             wall[arm.name].append(time.perf_counter() - start)
             cpu[arm.name].append(time.process_time() - start_cpu)
-    return tuple({name: statistics.median(values) for name, values in table.items()} for table in (wall, cpu))  # type: ignore[return-value]
+    return wall, cpu
+
+
+def medians(table: dict[str, list[float]]) -> dict[str, float]:
+    """By arm."""
+    return {name: statistics.median(values) for name, values in table.items()}
 
 
 def no_alternatives(size: str, tokenizer: Any, options: argparse.Namespace) -> dict[str, Any]:
@@ -162,7 +174,7 @@ def by_row(tokenizer: Any, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def per_token(model: Any, arms: list[Any], options: argparse.Namespace) -> list[dict[str, Any]]:
     """Tokens, seconds and microseconds per token of each arm."""
-    seconds, cpu = measure(model, arms, options.rounds)
+    seconds, cpu = (medians(table) for table in measure(model, arms, options.rounds))
     return [
         {
             "case": arm.name, "tokens": arm.tokens, "seconds": seconds[arm.name],
