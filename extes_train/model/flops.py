@@ -9,11 +9,13 @@ every layer. Recomputation (gradient checkpointing) is not counted, as is usual 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 # dense bf16 peak of a card in FLOP/s, from the vendors' data sheets; matched in the device's name, first hit counts
 BF16_PEAKS = {
@@ -36,24 +38,41 @@ class TrainingFlops:
 
 
 def training_flops(model: nn.Module) -> TrainingFlops:
-    """What training `model` costs, tuning included; by the layers' shapes, since ZeRO-3 leaves weights empty."""
+    """What training `model` costs, tuning included. Of a mixture's experts count as many as a token goes through."""
     from extes_train.model.forward import causal_lm, output_head
 
-    head = output_head(model)
+    head, config = output_head(model), causal_lm(model).config
     in_head = {id(module) for module in head.modules()}
     per_token = per_target = 0.0
     for module in model.modules():
-        if not isinstance(module, nn.Linear):
-            continue
-        cost = (6 if module.weight.requires_grad else 4) * module.in_features * module.out_features
+        cost = sum((6 if moves else 4) * size for size, moves in _matrices(module, config))
         if id(module) in in_head:
             per_target += cost
         else:
             per_token += cost
-    config: Any = causal_lm(model).config
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     per_pair = 12.0 * config.num_hidden_layers * config.num_attention_heads * head_size
     return TrainingFlops(per_token, per_target, per_pair)
+
+
+def _matrices(module: nn.Module, config: Any) -> list[tuple[float, bool]]:
+    """(elements, whether they move) of the matrices that `module` itself multiplies a token with.
+
+    ZeRO-3 leaves weights empty and 4-bit ones are packed, so a linear layer is asked for its features.
+    """
+    if isinstance(module, nn.Linear):
+        return [(module.in_features * module.out_features, module.weight.requires_grad)]
+    if isinstance(module, Conv1D):
+        return [(module.nx * module.nf, module.weight.requires_grad)]
+    experts = getattr(config, "num_experts", None) or getattr(config, "num_local_experts", None)
+    found = []
+    for weight in module.parameters(recurse=False):
+        shape = tuple(getattr(weight, "ds_shape", weight.shape))
+        if len(shape) == 3 and shape[0] == experts:
+            found.append((math.prod(shape[1:]) * config.num_experts_per_tok, weight.requires_grad))
+        elif len(shape) == 2 and shape[0] == experts:  # the router
+            found.append((math.prod(shape), weight.requires_grad))
+    return [] if isinstance(module, nn.Embedding) else found
 
 
 def peak_flops(device: torch.device, dtype: str) -> float | None:

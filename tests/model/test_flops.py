@@ -35,9 +35,33 @@ def test_full_is_6n_and_lora_4n() -> None:
     assert (lora.per_token, lora.per_target) == (4 * layers + 6 * added, 4 * head)
 
 
-def test_full_equals_pytorchs_own_count() -> None:
+SMALL = {
+    "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 128, "tie_word_embeddings": False,
+}  # fmt: skip
+EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 16, "experts_implementation": "eager"}
+MODELS: dict[str, dict[str, Any]] = {
+    "llama": SMALL,
+    "gpt2": {
+        "vocab_size": 97,
+        "n_embd": 32,
+        "n_head": 4,
+        "n_layer": 2,
+        "n_positions": 128,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+    "mixtral": {**SMALL, **EXPERTS, "num_local_experts": 4},
+    "qwen2_moe": {**SMALL, **EXPERTS, "num_experts": 4, "shared_expert_intermediate_size": 24},
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_full_equals_pytorchs_own_count(kind: str) -> None:
     """Matrix products as they run, without attention, whose kernel computes masked pairs too."""
-    model = tiny_llama(tie_word_embeddings=False)
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[kind](**MODELS[kind])).eval()  # no dropout in attention
     use_attention(model, "structured")
     length, targets = 40, 24
     weights = [None] * (length - targets) + [1.0] * targets
@@ -45,7 +69,7 @@ def test_full_equals_pytorchs_own_count() -> None:
     with FlopCounterMode(display=False) as counter:
         row_loss(model, row, LossConfig())[0].backward()
     products = sum(n for op, n in counter.get_flop_counts()["Global"].items() if "attention" not in str(op))
-    assert products == pytest.approx(training_flops(model).count(length, targets, 0), rel=1e-6)
+    assert products == pytest.approx(training_flops(model).count(length, targets, 0), rel=1e-3)
 
 
 def test_throughput_counts_tree_and_flat_tokens_apart() -> None:
