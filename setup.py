@@ -45,7 +45,7 @@ setup(
         "setuptools",
     ],
     extras_require={
-        "gpu": ["flash-attn", "bitsandbytes"],
+        "gpu": ["flash-attn", "bitsandbytes", "liger-kernel>=0.8.3,<0.9"],
         "ui": ["gradio"],
         "plots": ["matplotlib"],
         "pii": ["presidio-analyzer"],

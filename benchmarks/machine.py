@@ -15,7 +15,7 @@ def describe_machine() -> dict[str, Any]:
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in ("torch", "deepspeed", "transformers", "peft", "aiohttp")},
+        "versions": {name: version_of(name) for name in ("torch", "deepspeed", "transformers", "peft", "aiohttp")},
         "command": "python " + " ".join(sys.argv),
     }
 
@@ -25,7 +25,7 @@ def _cpu() -> str:
         return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "unknown")
 
 
-def _version(name: str) -> str | None:
+def version_of(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:

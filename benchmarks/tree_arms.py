@@ -30,7 +30,7 @@ from extes_train.model.loss import LinearCrossEntropy, row_loss
 from extes_train.tokens.rows import pack_rows
 
 ARMS = ("tree", "buckets", "packed", "packed_ours", "padded", "per_response")
-LOSS = LossConfig()
+LOSS, CHUNK = LossConfig(), 1024
 PADDED_BATCH = 8
 
 
@@ -121,7 +121,7 @@ def _batch_loss(model: Any, batch: dict[str, Any]) -> Any:
     predictors = hidden.flatten(0, 1).index_select(0, batch["predictors"])
     ones = torch.ones(len(batch["labels"]))
     head = output_head(model)
-    return LinearCrossEntropy.apply(predictors, head.weight, None, batch["labels"], ones, LOSS.chunk_tokens)[0]
+    return LinearCrossEntropy.apply(predictors, head.weight, None, batch["labels"], ones, CHUNK)[0]
 
 
 def run_step(model: Any, arm: Arm, optimizer: Any | None) -> float:

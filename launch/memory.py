@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from extes_train.model.config import chunk_size
+
 MIB = 1024**2
 GIB = 1024**3
 PROCESS_BYTES = 900 * MIB  # a CPU worker after its imports and the start of its process group
@@ -86,7 +88,7 @@ class Settings:
     dense_mask: bool = False  # attention=sdpa or eager: a bool mask of row x row
     row_tokens: int = 2048  # the longest row
     row_targets: int = 1024  # targets in it
-    chunk_tokens: int = 1024
+    chunk_tokens: int | None = None  # None: the device's own
     world_size: int = 1
     cuda: bool = False
 
@@ -204,9 +206,14 @@ def activation_bytes(facts: ModelFacts, settings: Settings) -> float:
 
 
 def _logits_bytes(facts: ModelFacts, settings: Settings) -> float:
-    """Logits of a chunk in fp32 and their gradient; another copy in the model's own type if that is not fp32."""
-    chunk = min(settings.chunk_tokens, settings.row_targets)
-    return chunk * facts.vocab_size * (8 if settings.dtype == "fp32" else 10)
+    """On a CPU: logits of a chunk in fp32 and their gradient; another copy in the model's own type if that is not fp32.
+    On a GPU the gradient takes the logits' place, and at most 2^26 of them are in fp32 beside it."""
+    width = 4 if settings.dtype == "fp32" else 2
+    chunk = chunk_size(settings.chunk_tokens, settings.cuda, facts.vocab_size, width)
+    logits = min(chunk, settings.row_targets) * facts.vocab_size
+    if settings.cuda:
+        return logits * width + (0 if settings.dtype == "fp32" else 4 * min(logits, 1 << 26))
+    return logits * (8 if settings.dtype == "fp32" else 10)
 
 
 def _head_bytes(facts: ModelFacts, settings: Settings) -> float:
@@ -252,7 +259,7 @@ def _changes(settings: Settings) -> list[Advice]:
         rows = max(512, settings.row_tokens // 2)
         shorter = replace(settings, row_tokens=rows, row_targets=min(rows, settings.row_targets))
         changes.append(Advice(f"tokens.tokens_per_row={rows}", shorter))
-    if settings.chunk_tokens > 256:
+    if settings.chunk_tokens is None or settings.chunk_tokens > 256:
         changes.append(Advice("loss.chunk_tokens=256", replace(settings, chunk_tokens=256)))
     if settings.cuda and settings.stage >= 2 and not settings.offload_optimizer:
         offload = replace(settings, offload_optimizer=True)

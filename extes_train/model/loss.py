@@ -1,7 +1,7 @@
 """The loss of a row: sum(weight * nll) over its targets, without the logits of anything else.
 
-Logits exist for `chunk_tokens` targets at a time. Their gradients are taken in the forward pass, while the chunk's
-logits are there, as liger-kernel does (whose kernel takes no weight per target, so it is not used here). Nothing of
+Logits exist for a chunk of targets at a time. Their gradients are taken in the forward pass, while the chunk's
+logits are there, as liger-kernel does, whose kernel turns them into gradients where it can run (nll.py). Nothing of
 size targets x vocabulary outlives a chunk, nothing is computed twice, and the head's weight is needed in the forward
 pass only.
 
@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from extes_train.errors import ConfigError
 from extes_train.model.batch import RowBatch
-from extes_train.model.config import LossConfig
-from extes_train.model.forward import hidden_states, output_head
+from extes_train.model.config import LossConfig, chunk_size
+from extes_train.model.forward import decoder, hidden_states, next_dtype, output_head
+from extes_train.model.nll import NllKernel, choose_kernel, chunks_of, nll_kernel, torch_nll
 from extes_train.model.replacing import forward_replaced
 from extes_train.model.stock import stock_logits, stock_reason
-
-CACHED_LOGITS = 1 << 19  # fp32 logits that a CPU's cache holds, 2 MiB
 
 
 def row_loss(model: nn.Module, batch: RowBatch, config: LossConfig) -> tuple[Tensor, Tensor]:
@@ -38,11 +38,11 @@ def row_loss(model: nn.Module, batch: RowBatch, config: LossConfig) -> tuple[Ten
     predictors_QH = hidden_states(model, batch).index_select(0, batch.predictor_Q)
 
     def head_loss(head: Callable[[Tensor], Tensor], linear: nn.Linear | None) -> tuple[Tensor, Tensor]:
+        chunk = _chunk_size(model, predictors_QH, config, in_place=linear is not None)
         if linear is None:
-            return _checkpointed_loss(head, predictors_QH, labels_Q, weight_Q, config.chunk_tokens)
-        return LinearCrossEntropy.apply(
-            predictors_QH, linear.weight, linear.bias, labels_Q, weight_Q, config.chunk_tokens
-        )
+            return _checkpointed_loss(head, predictors_QH, labels_Q, weight_Q, chunk)
+        kernel = nll_kernel(config.kernel, predictors_QH.device)
+        return LinearCrossEntropy.apply(predictors_QH, linear.weight, linear.bias, labels_Q, weight_Q, chunk, kernel)
 
     return _inside_head(output_head(model), head_loss, predictors_QH)
 
@@ -50,18 +50,34 @@ def row_loss(model: nn.Module, batch: RowBatch, config: LossConfig) -> tuple[Ten
 @torch.no_grad()
 def target_nll(model: nn.Module, batch: RowBatch, config: LossConfig | None = None) -> Tensor:
     """Negative log-likelihood (Q,) of every target, fp32, no gradient: what perplexity is made of."""
-    chunk_tokens = (config or LossConfig()).chunk_tokens
     labels_Q = batch.labels_Q()
     if stock_reason(model):
         return _nll_C(stock_logits(model, batch), labels_Q)
     predictors_QH = hidden_states(model, batch).index_select(0, batch.predictor_Q)
 
     def all_nll(head: Callable[[Tensor], Tensor], _linear: nn.Linear | None) -> Tensor:
-        chunks = _chunks(len(labels_Q), chunk_tokens)
+        size = _chunk_size(model, predictors_QH, config or LossConfig(), in_place=False)
+        chunks = chunks_of(len(labels_Q), size)
         parts = [_nll_C(head(predictors_QH[chunk]), labels_Q[chunk]) for chunk in chunks]
         return torch.cat(parts) if parts else predictors_QH.new_zeros(0, dtype=torch.float32)
 
     return _inside_head(output_head(model), all_nll, predictors_QH)
+
+
+def describe_loss(model: nn.Module, config: LossConfig, device: torch.device) -> str:
+    """How the loss of this model's rows is computed, and why, for the log and provenance.json.
+
+    Raises ConfigError where `loss.kernel` cannot run on `device` or for this model.
+    """
+    plain = _is_plain_linear(output_head(model))
+    reason = stock_reason(model) or (None if plain else "an adapter on the head")
+    if reason is not None and config.kernel == "liger":
+        raise ConfigError(f"loss.kernel=liger: {reason}; use auto or torch here")
+    name, why = choose_kernel(config.kernel, device) if reason is None else ("torch", reason)
+    if stock_reason(model):
+        return f"{name}, all targets of a row at once ({why})"
+    states = torch.empty(0, dtype=next_dtype(model), device=device)
+    return f"{name}, {_chunk_size(model, states, config, in_place=plain):,} targets at a time ({why})"
 
 
 def _inside_head(head: nn.Module, function: Callable[..., Any], predictors_QH: Tensor) -> Any:
@@ -85,8 +101,10 @@ def _is_plain_linear(head: nn.Module) -> bool:
     return isinstance(head, nn.Linear) and not hasattr(head, "base_layer")
 
 
-def _chunks(total: int, size: int) -> list[slice]:
-    return [slice(start, min(start + size, total)) for start in range(0, total, size)]
+def _chunk_size(model: nn.Module, states: Tensor, config: LossConfig, in_place: bool) -> int:
+    """Targets of a chunk. Logits that are not `in_place` also have an fp32 copy and its log-softmax."""
+    bytes_per_logit = states.element_size() + (0 if in_place else 8)
+    return chunk_size(config.chunk_tokens, states.is_cuda, decoder(model).config.vocab_size, bytes_per_logit)
 
 
 def _nll_C(logits_CV: Tensor, labels_C: Tensor) -> Tensor:
@@ -105,6 +123,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         labels_Q: Tensor,
         weight_Q: Tensor,
         chunk_tokens: int,
+        kernel: NllKernel = torch_nll,
     ) -> tuple[Tensor, Tensor]:
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         loss = torch.zeros((), dtype=torch.float32, device=predictors_QH.device)
@@ -112,7 +131,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         grad_QH = torch.empty_like(predictors_QH) if needs_hidden else None
         grad_VH: Tensor | None = None
         grad_V = torch.zeros_like(bias_V, dtype=torch.float32) if needs_bias and bias_V is not None else None
-        chunks = _chunks(len(labels_Q), chunk_tokens)
+        chunks = chunks_of(len(labels_Q), chunk_tokens)
         # one buffer for all chunks: fresh pages for each cost more than the arithmetic on them
         buffer_CV = weight_VH.new_empty((min(chunk_tokens, len(labels_Q)), weight_VH.shape[0]))
         for chunk in chunks:
@@ -120,7 +139,7 @@ class LinearCrossEntropy(torch.autograd.Function):
             logits_CV = torch.mm(hidden_CH, weight_VH.T, out=buffer_CV[: len(labels_C)])
             if bias_V is not None:
                 logits_CV += bias_V
-            nll_C, grad_CV = _nll_and_gradient(logits_CV, labels_C)
+            nll_C, grad_CV = kernel(logits_CV, labels_C)
             loss += torch.dot(nll_C, weight_C)
             nll_sum += torch.dot(nll_C, (weight_C > 0).to(nll_C.dtype))
             # the targets' weights go on the narrow side of each product: (C, H), not (C, V)
@@ -145,7 +164,7 @@ class LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad_loss: Tensor, _grad_nll: Tensor) -> tuple[Tensor | None, ...]:
         gradients = [None if g is None else g.mul_(grad_loss.to(g.dtype)) for g in ctx.gradients]
         del ctx.gradients
-        return (*gradients, None, None, None)
+        return (*gradients, None, None, None, None)
 
 
 def _add_product(total_VH: Tensor | None, grad_CV: Tensor, weighted_CH: Tensor, alone: bool) -> Tensor:
@@ -156,38 +175,6 @@ def _add_product(total_VH: Tensor | None, grad_CV: Tensor, weighted_CH: Tensor, 
     if total_VH is not None:
         return total_VH.add_(product_VH)
     return product_VH if alone else product_VH.float()
-
-
-def _nll_and_gradient(logits_CV: Tensor, labels_C: Tensor) -> tuple[Tensor, Tensor]:
-    """nll (C,), fp32, and its gradient in the logits (C, V), the latter in the memory and dtype of the logits.
-
-    Computed in fp32, on a CPU a few rows at a time: as many as its cache holds.
-    """
-    rows = max(1, CACHED_LOGITS // logits_CV.shape[1]) if logits_CV.device.type == "cpu" else len(labels_C)
-    if logits_CV.dtype == torch.float32:
-        parts = [_softmax_in_place(logits_CV[block], labels_C[block]) for block in _chunks(len(labels_C), rows)]
-        return torch.cat(parts), logits_CV
-    parts, scratch_BV = [], logits_CV.new_empty((min(rows, len(labels_C)), logits_CV.shape[1]), dtype=torch.float32)
-    for block in _chunks(len(labels_C), rows):
-        float_BV = scratch_BV[: block.stop - block.start].copy_(logits_CV[block])
-        parts.append(_softmax_in_place(float_BV, labels_C[block]))
-        logits_CV[block] = float_BV
-    return torch.cat(parts), logits_CV
-
-
-def _softmax_in_place(logits_CV: Tensor, labels_C: Tensor) -> Tensor:
-    """nll (C,); the fp32 logits become their own gradient: softmax minus one at the label.
-
-    nll comes from the largest probability p and its logit m: log sum exp = m - log p, well conditioned because p is at
-    least 1 / V; the label's own probability may underflow.
-    """
-    labels_C1 = labels_C[:, None]
-    label_logit_C = logits_CV.gather(1, labels_C1)[:, 0]
-    largest_C, where_C = logits_CV.max(dim=1)
-    torch.softmax(logits_CV, dim=1, out=logits_CV)
-    nll_C = largest_C - logits_CV.gather(1, where_C[:, None])[:, 0].log() - label_logit_C
-    logits_CV.scatter_add_(1, labels_C1, -torch.ones_like(labels_C1, dtype=logits_CV.dtype))
-    return nll_C
 
 
 def _checkpointed_loss(
@@ -201,7 +188,7 @@ def _checkpointed_loss(
 
     loss = predictors_QH.sum().float() * 0.0
     nll_sum = torch.zeros((), dtype=torch.float32, device=predictors_QH.device)
-    for chunk in _chunks(len(labels_Q), chunk_tokens):
+    for chunk in chunks_of(len(labels_Q), chunk_tokens):
         part, nll = checkpoint(chunk_loss, predictors_QH[chunk], labels_Q[chunk], weight_Q[chunk], use_reentrant=False)
         loss, nll_sum = loss + part, nll_sum + nll
     return loss, nll_sum

@@ -9,7 +9,7 @@ from model.rows_by_hand import random_dialogue, tree_row
 from torch import Tensor
 from torch.nn import functional as F
 
-from extes_train.model import loss as loss_module
+from extes_train.model import nll
 from extes_train.model.batch import row_batch_from_arrays
 from extes_train.model.loss import LinearCrossEntropy
 from extes_train.model.structured import tree_attention
@@ -47,7 +47,7 @@ def head(dtype: torch.dtype, chunk: int) -> tuple[float, tuple[Tensor, ...]]:
 @pytest.mark.parametrize("chunk", [50, 7])
 def test_the_loss_in_blocks(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     want_loss, want = head(torch.float32, 50)
-    monkeypatch.setattr(loss_module, "CACHED_LOGITS", 3 * 211)  # three rows at a time
+    monkeypatch.setattr(nll, "CACHED_LOGITS", 3 * 211)  # three rows at a time
     got_loss, got = head(torch.float32, chunk)
     assert got_loss == pytest.approx(want_loss, rel=1e-6) and max(error(got, want)) <= 1e-6
     low_loss, low = head(torch.bfloat16, chunk)
