@@ -5,11 +5,11 @@ row. A row travels as a keyword argument, not in a context: gradient checkpointi
 backward pass and must find the same row.
 
     auto         whichever of these is fastest for a row (choosing.py)
-    structured   CPU: no cost for masked pairs (structured.py)
+    structured   no cost for masked pairs: PyTorch's CPU kernels (structured.py), its flash kernels on a GPU (flash.py)
     sdpa         dense bool mask; the reference, everywhere
     eager        dense additive mask
     flex         FlexAttention with a block mask made once per row (flex.py); GPU
-    varlen       variable-length flash attention (varlen.py); GPU
+    varlen       variable-length flash attention of the package flash-attn (varlen.py); GPU
     stock        the model's own, for architectures that take no rows: flat samples as a padded batch (stock.py)
 """
 
@@ -39,7 +39,7 @@ def use_attention(model: nn.Module, name: str, device: torch.device | str = "cpu
     """Set the attention backend of `model` and return its name; `auto` becomes `stock` where rows cannot go.
 
     `longest`: tokens of the longest path (None: what the model was made for). Raises ConfigError where `name` cannot
-    run on `device` or with this architecture.
+    run on `device` or with this architecture, or fails its trial on a GPU (trial.py).
     """
     from extes_train.model.architectures import row_obstacle
     from extes_train.model.forward import causal_lm
@@ -57,6 +57,7 @@ def use_attention(model: nn.Module, name: str, device: torch.device | str = "cpu
         log.info("attention=stock: %s", reason)
         return "stock"
     chosen = choose(name, torch.device(device).type)
+    _check_trial(model, chosen, device)
     register()
     inner.set_attn_implementation(PREFIX + chosen if chosen in OURS else chosen)
     log.info("attention=%s", chosen)
@@ -78,12 +79,24 @@ def choose(name: str, device_type: str) -> str:
     return name
 
 
+def _check_trial(model: nn.Module, name: str, device: torch.device | str) -> None:
+    """ConfigError where a GPU backend that the user named computes something else; `auto` passes over such."""
+    from extes_train.model.trial import failure, model_heads
+
+    if torch.device(device).type != "cuda" or name not in OURS or name == "auto":
+        return
+    reason = failure(name, model_heads(model, device))
+    if reason is not None:
+        raise ConfigError(f"model.attention={name} cannot be used on this device: {reason}; set model.attention=auto")
+
+
 @cache
 def flash_attn_installed() -> bool:
     """True where the package flash-attn is."""
     return importlib.util.find_spec("flash_attn") is not None
 
 
+@cache
 def tree_backend(name: str) -> TreeAttentionFunction:
     """(query, key, value (1, h, T, D), row, scaling, dropout) -> (1, T, h, D) of one of OURS."""
     from extes_train.model.choosing import auto_tree_attention

@@ -2,22 +2,24 @@
 
 On a CPU from measurements: benchmarks/attention_choice.py fits the time of structured attention as so much a kernel
 call and so much a visible pair, that of a dense mask as so much a pair, visible or not (one thread, 8 heads of 64,
-rows of 72 to 4,080 tokens; docs/trees.md has the figures). On a GPU from what others published, not measured by us:
-flash attention with variable lengths where it is installed; FlexAttention loses to a dense mask below one to two
-thousand tokens (public reports); a row without branches is one causal call for each trunk.
+rows of 72 to 4,080 tokens; docs/trees.md has the figures). On a GPU nothing is measured by us: the order is that of
+what a backend has to compute, and FlexAttention loses to a dense mask below one to two thousand tokens (public
+reports). A GPU backend that fails its trial (trial.py) is passed over.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from extes_train.model.attention import flash_attn_installed
+from extes_train.model.attention import dense_tree_attention, flash_attn_installed, tree_backend
 from extes_train.model.batch import RowBatch
+from extes_train.model.flash import flash_fits
+from extes_train.model.trial import Heads, failure, heads_of, model_heads
 
 FLEX_FROM_TOKENS = 2048
 
@@ -35,29 +37,39 @@ class CpuCost:
 CPU_COSTS = {torch.float32: CpuCost(289, 0.140, 0.107), torch.bfloat16: CpuCost(950, 0.125, 0.092)}
 
 
-def pick(row: RowBatch, dtype: torch.dtype, device_type: str, flash_attn: bool) -> tuple[str, str]:
-    """(backend, why) for a row of activations of `dtype`."""
+def pick(row: RowBatch, heads: Heads, refused: Callable[[str, Heads], str | None] = failure) -> tuple[str, str]:
+    """(backend, why) for a row and such heads. `refused` says why a GPU backend cannot be used, None if it can."""
     tokens = row.tree_T.numel()
-    if device_type == "cuda":
-        if flash_attn:
-            return "varlen", "flash-attn is installed"
-        if not row.has_branches:
-            return "structured", "no branches: one causal call a trunk"
-        if tokens >= FLEX_FROM_TOKENS:
-            return "flex", f"{FLEX_FROM_TOKENS} tokens or more"
-        return "sdpa", f"fewer than {FLEX_FROM_TOKENS} tokens"
-    cost = CPU_COSTS.get(dtype, CPU_COSTS[torch.float32])
+    if heads.device.type == "cuda":
+        for name, why in gpu_order(row, heads, flash_attn_installed()):
+            if refused(name, heads) is None:
+                return name, why
+        short = tokens < FLEX_FROM_TOKENS
+        return "sdpa", f"fewer than {FLEX_FROM_TOKENS} tokens" if short else "no other backend passed its trial"
+    cost = CPU_COSTS.get(heads.dtype, CPU_COSTS[torch.float32])
     structured = cost.call * kernel_calls(row) + cost.pair * visible_pairs(row)
     if structured <= cost.dense_pair * tokens**2:
         return "structured", "masked pairs would cost more than its calls"
     return "sdpa", "short: a dense mask costs less than many calls"
 
 
-def picked(row: RowBatch, dtype: torch.dtype) -> str:
+def gpu_order(row: RowBatch, heads: Heads, flash_attn: bool) -> Iterator[tuple[str, str]]:
+    """(backend, why) worth a trial on a GPU, the best first; a dense mask is what remains."""
+    if flash_fits(heads.device.type, heads.dtype, heads.size):
+        yield "structured", "PyTorch's flash kernels: no masked pair, two calls a layer"
+    if flash_attn and heads.dtype in (torch.bfloat16, torch.float16):
+        yield "varlen", "flash-attn is installed"
+    if not row.has_branches:
+        yield "structured", "no branches: one causal call a trunk"
+    if row.tree_T.numel() >= FLEX_FROM_TOKENS:
+        yield "flex", f"{FLEX_FROM_TOKENS} tokens or more"
+
+
+def picked(row: RowBatch, heads: Heads) -> str:
     """The backend of a row, decided once."""
-    name = f"picked {dtype}"
+    name = f"picked {heads}"
     if name not in row.cache:
-        row.cache[name] = pick(row, dtype, row.device.type, flash_attn_installed())[0]
+        row.cache[name] = pick(row, heads)[0]
     return row.cache[name]
 
 
@@ -65,19 +77,16 @@ def auto_tree_attention(
     query: Tensor, key: Tensor, value: Tensor, row: RowBatch, scaling: float | None = None, dropout: float = 0.0
 ) -> Tensor:
     """query, key, value (1, h, T, D) -> (1, T, h, D), through the backend picked for the row."""
-    from extes_train.model.attention import dense_tree_attention, tree_backend
-
-    name = picked(row, query.dtype)
+    name = picked(row, heads_of(query, key))
     function = dense_tree_attention if name == "sdpa" else tree_backend(name)
     return function(query, key, value, row, scaling, dropout)
 
 
-def describe_picks(rows: Iterable[RowBatch], dtype: torch.dtype) -> list[str]:
+def describe_picks(rows: Iterable[RowBatch], heads: Heads) -> list[str]:
     """What `auto` picks for `rows` and why, a line for each backend."""
     found: dict[tuple[str, str], list[int]] = {}
     for row in rows:
-        choice = pick(row, dtype, row.device.type, flash_attn_installed())
-        found.setdefault(choice, []).append(row.tree_T.numel())
+        found.setdefault(pick(row, heads), []).append(row.tree_T.numel())
     ordered = Counter({choice: len(lengths) for choice, lengths in found.items()}).most_common()
     return [
         f"{name} for {count} row{'s' if count > 1 else ''} of {_span(found[name, why])} tokens ({why})"
@@ -111,11 +120,13 @@ def visible_pairs(row: RowBatch) -> int:
 def describe_attention(model: nn.Module, rows: Iterable[RowBatch]) -> list[str]:
     """Which attention `rows` go through, and why, for the log and provenance.json."""
     from extes_train.model.attention import PREFIX
-    from extes_train.model.forward import causal_lm, next_dtype
+    from extes_train.model.forward import causal_lm
     from extes_train.model.stock import stock_reason
 
     reason = stock_reason(model)
     if reason is not None:
         return [f"stock, samples as padded batches ({reason})"]
     name = causal_lm(model).config._attn_implementation.removeprefix(PREFIX)
-    return describe_picks(rows, next_dtype(model)) if name == "auto" else [f"{name} for all rows (model.attention)"]
+    if name != "auto":
+        return [f"{name} for all rows (model.attention)"]
+    return describe_picks(rows, model_heads(model, next(model.parameters()).device))

@@ -1,4 +1,4 @@
-"""Tree attention on a CPU without paying for masked pairs, and without copying keys.
+"""Tree attention without paying for masked pairs; on a CPU without copying keys. On a GPU it is flash.py's two calls.
 
 A trunk is one causal call. A branch sees two pieces, itself (one causal call) and the trunk before its turn (one call
 for all branches of the turn), joined by their log-sum-exp as in ring attention (arXiv 2310.01889). The backward pass
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from extes_train.model.attention import repeat_heads
 from extes_train.model.batch import BranchGroup, RowBatch
+from extes_train.model.flash import flash_fits, flash_tree_attention
 
 # forward returns (output, log-sum-exp); both are what scaled_dot_product_attention itself calls on a CPU
 _forward_kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default
@@ -28,6 +29,8 @@ def structured_tree_attention(
     query: Tensor, key: Tensor, value: Tensor, row: RowBatch, scaling: float | None = None, dropout: float = 0.0
 ) -> Tensor:
     """query, key, value (1, h, T, D) -> (1, T, h, D)."""
+    if not dropout and _one_dtype(query, key, value) and flash_fits(query.device.type, query.dtype, query.shape[-1]):
+        return flash_tree_attention(query, key, value, row, scaling)
     times = query.shape[1] // key.shape[1]
     key, value = repeat_heads(key, times), repeat_heads(value, times)
     out_1hTD = tree_attention(query, key, value, row, scaling, dropout)
@@ -38,10 +41,14 @@ def tree_attention(
     query: Tensor, key: Tensor, value: Tensor, row: RowBatch, scaling: float | None, dropout: float = 0.0
 ) -> Tensor:
     """Attention (1, h, T, D) of every token on what its tree lets it see."""
-    if dropout or query.device.type != "cpu" or not query.dtype == key.dtype == value.dtype:
+    if dropout or query.device.type != "cpu" or not _one_dtype(query, key, value):
         return _by_calls(query, key, value, row, scaling, dropout)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     return TreeAttention.apply(query, key, value, row, scale)
+
+
+def _one_dtype(query: Tensor, key: Tensor, value: Tensor) -> bool:
+    return query.dtype == key.dtype == value.dtype
 
 
 class TreeAttention(torch.autograd.Function):
@@ -134,7 +141,7 @@ def own_mask(row: RowBatch, group: BranchGroup, dtype: torch.dtype) -> Tensor:
 def _by_calls(
     query: Tensor, key: Tensor, value: Tensor, row: RowBatch, scaling: float | None, dropout: float
 ) -> Tensor:
-    """The same through scaled_dot_product_attention and autograd, where the kernels above do not apply."""
+    """The same through scaled_dot_product_attention and autograd: dropout, mixed types, fp32 on a GPU."""
     parts = []
     for tree in row.spans:
         trunk = slice(tree.start, tree.trunk_end)

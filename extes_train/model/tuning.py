@@ -39,7 +39,11 @@ def enable_gradient_checkpointing(model: nn.Module) -> None:
     """Recompute each decoder layer in the backward pass; non-reentrant, so frozen inputs (LoRA) need no care."""
     from extes_train.model.forward import causal_lm
 
-    causal_lm(model).activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    inner, settings = causal_lm(model), {"use_reentrant": False}
+    if hasattr(inner, "activation_checkpointing_enable"):  # its name in newer releases of transformers 5
+        inner.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
+    else:
+        inner.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
 
 
 def quantization_config(tuning: TuningConfig) -> Any:

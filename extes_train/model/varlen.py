@@ -7,23 +7,11 @@ Every trunk and every branch is a sequence of its own: a branch's queries run ca
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from extes_train.model.batch import RowBatch
-
-
-@dataclass(frozen=True)
-class Sequences:
-    """K keys after gathering; S sequences. Query offsets, key offsets (int32, S + 1) and the gathered keys' indices."""
-
-    key_index_K: Tensor
-    query_offsets: Tensor
-    key_offsets: Tensor
-    longest_query: int
-    longest_key: int
+from extes_train.model.flash import Sequences, build_sequences
 
 
 def varlen_tree_attention(
@@ -45,7 +33,7 @@ def varlen_tree_attention(
     plan = sequences(row)
     q_ThD, k_ThD, v_ThD = (x[0].transpose(0, 1) for x in (query, key, value))
     if row.has_branches:
-        k_ThD, v_ThD = k_ThD.index_select(0, plan.key_index_K), v_ThD.index_select(0, plan.key_index_K)
+        k_ThD, v_ThD = k_ThD.index_select(0, plan.key_index), v_ThD.index_select(0, plan.key_index)
     out_ThD = varlen_function(
         q_ThD, k_ThD, v_ThD,
         cu_seqlens_q=plan.query_offsets, cu_seqlens_k=plan.key_offsets,
@@ -56,24 +44,18 @@ def varlen_tree_attention(
 
 
 def sequences(row: RowBatch) -> Sequences:
-    """The row's trunks and branches as sequences, in row order."""
+    """The row's trunks and branches, in row order, each on all that it sees."""
     if "sequences" not in row.cache:
-        pieces: list[tuple[range, int, int]] = []  # prefix, own start, own end
+        queries: list[range] = []
+        keys: list[list[range]] = []
         for tree in row.spans:
-            pieces.append((range(0), tree.start, tree.trunk_end))
+            queries.append(range(tree.start, tree.trunk_end))
+            keys.append([queries[-1]])
             for group in tree.groups:
                 start = group.start
                 for length in group.lengths:
-                    pieces.append((range(tree.start, group.attach), start, start + length))
+                    queries.append(range(start, start + length))
+                    keys.append([range(tree.start, group.attach), queries[-1]])
                     start += length
-        queries = torch.tensor([0] + [end - start for _, start, end in pieces])
-        keys = torch.tensor([0] + [len(prefix) + end - start for prefix, start, end in pieces])
-        index = torch.cat([torch.tensor([*prefix, *range(start, end)]) for prefix, start, end in pieces])
-        row.cache["sequences"] = Sequences(
-            index.to(row.device),
-            queries.cumsum(0).to(row.device, torch.int32),
-            keys.cumsum(0).to(row.device, torch.int32),
-            int(queries.max()),
-            int(keys.max()),
-        )
+        row.cache["sequences"] = build_sequences(queries, keys, row.device)
     return row.cache["sequences"]

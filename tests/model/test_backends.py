@@ -62,7 +62,7 @@ def test_attention_equals_the_dense_mask(name: str, seed: int) -> None:
     query, key, value = random_qkv(row.tree_T.numel())
     if name == "structured":
         got = tree_attention(query, key, value, row, None)
-    elif name == "by calls":  # structured attention with dropout, or on a GPU
+    elif name == "by calls":  # structured attention with dropout, or in fp32 on a GPU
         got = _by_calls(query, key, value, row, None, 0.0)
     elif name == "varlen":
         got = varlen_tree_attention(query, key, value, row, None, 0.0, varlen_by_loops).transpose(1, 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +11,13 @@ from model.rows_by_hand import HandRow, HandTurn, add_tree, random_dialogue, tin
 
 from extes_train.model.attention import use_attention
 from extes_train.model.batch import RowBatch, row_batch_from_arrays
-from extes_train.model.choosing import describe_attention, kernel_calls, pick, picked, visible_pairs
+from extes_train.model.choosing import describe_attention, gpu_order, kernel_calls, pick, picked, visible_pairs
 from extes_train.model.config import LossConfig
 from extes_train.model.loss import row_loss
+from extes_train.model.trial import Heads, model_heads
 
-FP32, BF16 = torch.float32, torch.bfloat16
+FP32, BF16 = (Heads(8, 8, 64, dtype, torch.device("cpu")) for dtype in (torch.float32, torch.bfloat16))
+GPU_FP32, GPU_BF16 = (Heads(32, 8, 128, heads.dtype, torch.device("cuda", 0)) for heads in (FP32, BF16))
 
 
 def row_of(turns: int, response: int, alternatives: int, branch: int) -> RowBatch:
@@ -33,18 +37,41 @@ def test_pairs_and_calls_are_those_of_the_row() -> None:
 def test_a_cpu_takes_what_was_measured_to_be_faster() -> None:
     """Cases of benchmarks/attention_choice.py where one way took at most four fifths of the other's time."""
     long_tree, plain = row_of(10, 30, 4, 60), row_of(34, 30, 0, 0)
-    assert pick(long_tree, FP32, "cpu", False)[0] == pick(long_tree, BF16, "cpu", False)[0] == "structured"
-    assert pick(plain, FP32, "cpu", False)[0] == pick(plain, BF16, "cpu", False)[0] == "structured"
+    assert pick(long_tree, FP32)[0] == pick(long_tree, BF16)[0] == "structured"
+    assert pick(plain, FP32)[0] == pick(plain, BF16)[0] == "structured"
     many_short = row_of(1, 30, 8, 12)
-    assert pick(many_short, BF16, "cpu", False)[0] == "sdpa"
-    assert pick(row_of(3, 30, 8, 12), BF16, "cpu", False)[0] == "sdpa"
-    assert pick(row_of(3, 30, 8, 12), FP32, "cpu", False)[0] == "structured"
+    assert pick(many_short, BF16)[0] == "sdpa"
+    assert pick(row_of(3, 30, 8, 12), BF16)[0] == "sdpa"
+    assert pick(row_of(3, 30, 8, 12), FP32)[0] == "structured"
 
 
-def test_a_gpu_takes_what_others_published() -> None:
+def names(row: RowBatch, heads: Heads, flash_attn: bool) -> list[str]:
+    return [name for name, _ in gpu_order(row, heads, flash_attn)]
+
+
+def test_the_order_on_a_gpu() -> None:
     short, long, plain = row_of(2, 30, 4, 12), row_of(10, 30, 4, 60), row_of(34, 30, 0, 0)
-    assert [pick(row, BF16, "cuda", True)[0] for row in (short, long, plain)] == ["varlen"] * 3
-    assert [pick(row, BF16, "cuda", False)[0] for row in (short, long, plain)] == ["sdpa", "flex", "structured"]
+    assert names(short, GPU_BF16, False) == ["structured"]
+    assert names(long, GPU_BF16, True) == ["structured", "varlen", "flex"]
+    assert [names(row, GPU_FP32, True) for row in (short, long, plain)] == [[], ["flex"], ["structured"]]
+    odd = replace(GPU_BF16, size=84)  # no multiple of 8
+    assert names(long, odd, True) == ["varlen", "flex"]
+
+
+def test_a_backend_that_fails_its_trial_is_passed_over() -> None:
+    short, long = row_of(2, 30, 4, 12), row_of(10, 30, 4, 60)
+    broken: set[str] = set()
+
+    def refused(name: str, _heads: Heads) -> str | None:
+        return "planted" if name in broken else None
+
+    found = []
+    for name in ("structured", "flex"):
+        found.append([pick(row, GPU_BF16, refused)[0] for row in (short, long)])
+        broken.add(name)
+    assert found == [["structured", "structured"], ["sdpa", "flex"]]
+    assert pick(long, GPU_BF16, refused) == ("sdpa", "no other backend passed its trial")
+    assert pick(long, replace(GPU_BF16, device=torch.device("cuda", 99)))[0] == "sdpa"  # real trials, no such GPU
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 8, 2), (10, 30, 4, 60)])
@@ -54,7 +81,7 @@ def test_whatever_is_picked_computes_the_same(shape: tuple[int, int, int, int]) 
         use_attention(model, name)
         loss, _ = row_loss(model, row, LossConfig())
         found.append((loss.detach(), torch.autograd.grad(loss, list(model.parameters()))))
-    assert picked(row, FP32) == ("structured" if shape[0] == 10 else "sdpa")
+    assert picked(row, model_heads(model, "cpu")) == ("structured" if shape[0] == 10 else "sdpa")
     torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-5, atol=0)
     for got, want in zip(found[0][1], found[1][1], strict=True):
         assert float((got - want).norm()) <= 1e-5 * float(want.norm())
