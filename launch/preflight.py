@@ -211,6 +211,11 @@ def check_programs(request: Request, report: Report) -> None:
             'model.attention=flash_attention_2: flash-attn is not installed; `pip install "extes[gpu]" '
             "--no-build-isolation` with CUDA_HOME set, or model.attention=auto"
         )
+    if request.config.loss.kernel == "liger" and importlib.util.find_spec("liger_kernel") is None and not slurm:
+        raise LaunchError(
+            'loss.kernel=liger: liger-kernel is not installed; `pip install "liger-kernel>=0.8.3,<0.9"` or '
+            "loss.kernel=auto"
+        )
     if model.compile and shutil.which("g++") is None and shutil.which("clang++") is None and not slurm:
         raise LaunchError(
             "model.compile=true: needs a C++ compiler (g++ or clang++) on the nodes; or model.compile=false"

@@ -17,6 +17,7 @@ from extes_train.dialogue.files import read_json, write_json, write_text
 from extes_train.errors import Interrupted, Requeue, RunDirError, TrainingError, UserError
 from extes_train.model.choosing import describe_attention
 from extes_train.model.flops import peak_flops, throughput, training_flops
+from extes_train.model.loss import describe_loss
 from extes_train.tokens.show import render_sample
 from extes_train.training import checkpoint
 from extes_train.training.assembly import RunData, build_training_engine, check_ranks_agree
@@ -92,7 +93,7 @@ class Session:
     def train(self, stop: StopRequest) -> None:
         """Use the budget up. Raises Requeue or Interrupted once a checkpoint stands."""
         source, before = self._source(self.data.train), self.spent.step
-        self._say_attention(source)
+        self._say_choices(source)
         with profiled(self.config, self.run, self.group) as self.profiler_step:
             hooks = Hooks(self._log, self._save, self._evaluate, self._step_done)
             reason = train(self.engine, source, self.data.budget, self.spent, stop, self.group, self.config, hooks)
@@ -139,14 +140,17 @@ class Session:
         shown += f" mfu {line['mfu']:.1%}" if "mfu" in line else f" {line['tflops_per_s']:.3g} TFLOP/s"
         self.progress.update(shown, self.spent.step - self.progress.count)
 
-    def _say_attention(self, source: StepSource) -> None:
-        """Which attention the first step's rows go through: to the log, and as `attention` to provenance.json."""
+    def _say_choices(self, source: StepSource) -> None:
+        """Which attention the first step's rows go through, and which loss: to the log, and as `attention` and `loss`
+        to provenance.json. Raises ConfigError, on all ranks, where `loss.kernel` cannot run."""
+        loss = describe_loss(self.engine.model, self.config.loss, self.engine.device)
         if self.group.rank != 0:
             return
         lines = describe_attention(self.engine.model, source.share(self.spent.step).rows)
         for line in lines:
             self.progress.say(f"attention: {line}")
-        write_json(self.run.provenance, {**read_json(self.run.provenance), "attention": lines})
+        self.progress.say(f"loss: {loss}")
+        write_json(self.run.provenance, {**read_json(self.run.provenance), "attention": lines, "loss": loss})
 
     def _step_done(self) -> None:
         self.watchdog.beat()

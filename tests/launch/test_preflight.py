@@ -77,6 +77,7 @@ def test_a_launch_that_passes(words: list[str]) -> None:
         ("data.train=/nowhere/train.jsonl", r"data\.train=/nowhere/train\.jsonl: no such file"),
         ("model.attention=flash_attention_2", "flash-attn is not installed"),
         ("tuning=qlora", "bitsandbytes is not installed"),
+        ("loss.kernel=liger", "liger-kernel is not installed"),
     ],
 )
 def test_refusals(words: list[str], word: str, problem: str) -> None:

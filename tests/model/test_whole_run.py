@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from training.tiny import metrics, overrides, weights, write_dialogue_file, write_tiny_model
 
+from extes_train.errors import ConfigError
 from extes_train.train import main
 
 # Adam divides by the root of tiny second moments, so rounding grows with every step; still a thousandth of the way
@@ -54,7 +55,7 @@ def test_tree_and_flat_end_with_the_same_weights(words: list[str], tmp_path: Pat
             assert float((got[name].double() - want[name].double()).norm()) <= TOLERANCE * moved, name
 
 
-def test_the_run_says_which_attention_it_took(tmp_path: Path) -> None:
+def test_the_run_says_which_attention_and_which_loss_it_took(tmp_path: Path) -> None:
     import json
 
     write_dialogue_file(tmp_path / "dialogues.jsonl", number=8)
@@ -62,5 +63,9 @@ def test_the_run_says_which_attention_it_took(tmp_path: Path) -> None:
     run = run_of(tmp_path, "run", "optim.max_steps=1")
     said = json.loads((run / "provenance.json").read_text())["attention"]
     assert said and all(" row" in line and "tokens (" in line for line in said), said
-    asked = run_of(tmp_path, "asked", "optim.max_steps=1", "model.attention=sdpa")
-    assert json.loads((asked / "provenance.json").read_text())["attention"] == ["sdpa for all rows (model.attention)"]
+    words = ["optim.max_steps=1", "model.attention=sdpa", "loss.kernel=torch", "loss.chunk_tokens=9"]
+    asked = json.loads((run_of(tmp_path, "asked", *words) / "provenance.json").read_text())
+    assert asked["attention"] == ["sdpa for all rows (model.attention)"]
+    assert asked["loss"] == "torch, 9 targets at a time (loss.kernel)"
+    with pytest.raises(ConfigError, match=r"loss\.kernel=liger: liger-kernel "):
+        run_of(tmp_path, "refused", "loss.kernel=liger")
