@@ -210,7 +210,7 @@ def attempt_case(run: Run, case: dict[str, Any], fill: Callable[[dict[str, Any]]
 
 
 def build_model(run: Run, size: str, tuning: str) -> Any:
-    """A LLaMA with random bf16 weights, tuned as named; adapters in bf16, which training casts them to."""
+    """A LLaMA with random bf16 weights, tuned as named; adapters in bf16: peft makes them fp32, DeepSpeed casts them."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from extes_train.model.attention import use_attention
@@ -222,7 +222,9 @@ def build_model(run: Run, size: str, tuning: str) -> Any:
     config = LlamaConfig(vocab_size=vocab_size, max_position_embeddings=8192, **SHAPES[size])  # type: ignore[arg-type]
     with torch.device(run.device):
         model = LlamaForCausalLM._from_config(config, attn_implementation="sdpa", dtype=torch.bfloat16)
-    tuned = apply_tuning(model, LoraConfig() if tuning == "lora" else FullConfig()).to(torch.bfloat16).train()
+    tuned = apply_tuning(model, LoraConfig() if tuning == "lora" else FullConfig()).train()
+    for parameter in tuned.parameters():
+        parameter.data = parameter.data.to(torch.bfloat16)
     use_attention(tuned, "auto", run.device)
     return tuned
 
