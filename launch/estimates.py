@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from extes_train.engine.config import running_stage
 from extes_train.errors import ExtesError
 from launch.audit import Audit
 from launch.config import DeepspeedConfig, LauncherConfig, RootConfig, SlurmConfig, TorchrunConfig
@@ -95,7 +96,7 @@ def settings_of(config: RootConfig, place: Place, found: Audit | None) -> Settin
         target_modules=tuple(getattr(tuning, "target_modules", ())),
         adapter_len=getattr(tuning, "adapter_len", 10),
         dtype=config.model.dtype,
-        stage=config.zero.stage,
+        stage=running_stage(config.zero, config.model.dtype),
         offload_optimizer=config.zero.offload_optimizer != "none",
         offload_parameters=config.zero.offload_parameters != "none",
         bucket_elements=config.zero.reduce_bucket_size,

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from extes_train.composition import compose
 from extes_train.dialogue.files import read_json
+from extes_train.engine.config import running_stage
 from extes_train.errors import EXIT_OK, EXIT_USER, ExtesError, LaunchError, terminal_width
 from launch.audit import Audit, audit
 from launch.composing import Request, read_request
@@ -133,7 +134,8 @@ def _guarded(check: Callable[[Request, Report], None], request: Request, report:
 def check_composes(request: Request, report: Report) -> None:
     """The worker composes the same words to the same run."""
     config = compose(request.overrides)
-    report.tell("run", f"{config.tuning.name}, {config.augmentation.name} augmentation, ZeRO-{config.zero.stage}, "
+    stage = running_stage(config.zero, config.model.dtype)
+    report.tell("run", f"{config.tuning.name}, {config.augmentation.name} augmentation, ZeRO-{stage}, "
                 f"{config.model.dtype}; {request.config.launcher.name}; run_dir {config.run_dir}")  # fmt: skip
 
 

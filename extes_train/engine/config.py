@@ -12,7 +12,7 @@ from extes_train.dialogue.checks import above, at_least, one_of, within
 class ZeroConfig:
     """DeepSpeed ZeRO (arXiv 1910.02054)."""
 
-    stage: int = 2  # 0 | 1 | 2 | 3
+    stage: int = 2  # 0 | 1 | 2 | 3; 0 runs as 1 with model.dtype=bf16
     offload_optimizer: str = "none"  # none | cpu
     offload_parameters: str = "none"  # none | cpu (stage 3)
     overlap_comm: bool = False  # off: public reports of zero or NaN losses with it
@@ -27,6 +27,15 @@ class ZeroConfig:
         one_of("zero.offload_optimizer", self.offload_optimizer, ("none", "cpu"))
         one_of("zero.offload_parameters", self.offload_parameters, ("none", "cpu"))
         within("zero.stage", self.stage, 0, 3)
+
+
+def running_stage(zero: ZeroConfig, dtype: str) -> int:
+    """The ZeRO stage that runs. In bf16, stage 0 runs as stage 1.
+
+    DeepSpeed's stage 0 sums the gradients of a step's rows in bf16 and drifts (docs/log.md); its stage 1 sums them in
+    fp32, with the moments shared out over the ranks.
+    """
+    return 1 if zero.stage == 0 and dtype == "bf16" else zero.stage
 
 
 @dataclass

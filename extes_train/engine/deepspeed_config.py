@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from extes_train.engine.config import OptimConfig, ZeroConfig
+from extes_train.engine.config import OptimConfig, ZeroConfig, running_stage
 from extes_train.errors import ConfigError
 
 
@@ -15,13 +15,13 @@ def deepspeed_config(zero: ZeroConfig, optim: OptimConfig, dtype: str, world_siz
     step varies), and it passes its losses undivided.
     Raises ConfigError for a combination that DeepSpeed would get wrong.
     """
-    check_zero(zero, dtype)
+    check_zero(zero)
     config: dict[str, Any] = {
         "train_batch_size": world_size,
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": optim.clip_norm or 0.0,
-        "zero_optimization": zero_section(zero),
+        "zero_optimization": zero_section(zero, running_stage(zero, dtype)),
         "zero_force_ds_cpu_optimizer": False,
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**12,
@@ -33,10 +33,10 @@ def deepspeed_config(zero: ZeroConfig, optim: OptimConfig, dtype: str, world_siz
     return config
 
 
-def zero_section(zero: ZeroConfig) -> dict[str, Any]:
+def zero_section(zero: ZeroConfig, stage: int) -> dict[str, Any]:
     """DeepSpeed's `zero_optimization`."""
     section: dict[str, Any] = {
-        "stage": zero.stage,
+        "stage": stage,
         "overlap_comm": zero.overlap_comm,
         "reduce_bucket_size": zero.reduce_bucket_size,
         "allgather_bucket_size": zero.reduce_bucket_size,
@@ -47,7 +47,7 @@ def zero_section(zero: ZeroConfig) -> dict[str, Any]:
         section["offload_optimizer"] = {"device": zero.offload_optimizer, "pin_memory": True}
     if zero.offload_parameters != "none":
         section["offload_param"] = {"device": zero.offload_parameters, "pin_memory": True}
-    if zero.stage == 3:
+    if stage == 3:
         section |= {
             "stage3_param_persistence_threshold": zero.stage3_param_persistence_threshold,
             "stage3_max_live_parameters": zero.stage3_max_live_parameters,
@@ -58,13 +58,9 @@ def zero_section(zero: ZeroConfig) -> dict[str, Any]:
     return section | dict(zero.extra)
 
 
-def check_zero(zero: ZeroConfig, dtype: str) -> None:
+def check_zero(zero: ZeroConfig) -> None:
     """Refuse what DeepSpeed would accept and get wrong."""
     if zero.offload_parameters != "none" and zero.stage != 3:
         raise ConfigError(f"zero.offload_parameters={zero.offload_parameters} needs zero.stage=3, not {zero.stage}")
     if zero.offload_optimizer != "none" and zero.stage == 0:
         raise ConfigError(f"zero.offload_optimizer={zero.offload_optimizer} needs zero.stage=1, 2 or 3, not 0")
-    if zero.stage == 0 and dtype == "bf16":
-        raise ConfigError(
-            "zero.stage=0 with model.dtype=bf16 drifts in DeepSpeed; set zero.stage=1 (or model.dtype=fp32)"
-        )

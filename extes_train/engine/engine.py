@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from extes_train.engine.config import running_stage
 from extes_train.engine.deepspeed_config import deepspeed_config
 from extes_train.engine.process_group import ProcessGroup, limit_waits
 from extes_train.engine.weights import gathered_weights
@@ -137,4 +138,4 @@ def build_engine(model: nn.Module, config: TrainConfig, group: ProcessGroup) -> 
         dist_init_required=False,
     )
     limit_waits(config.distributed)
-    return Engine(wrapped, model, group, config.zero.stage)
+    return Engine(wrapped, model, group, running_stage(config.zero, config.model.dtype))

@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from extes_train.engine.config import DistributedConfig
 from extes_train.environment import rank_variables, threads
-from extes_train.errors import TrainingError
+from extes_train.errors import TrainingError, UserError
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,25 @@ class ProcessGroup:
         values = [value]
         dist.broadcast_object_list(values, src=0, group=self.control)
         return values[0]
+
+    def together(self, function: Callable[[], Result]) -> Result:
+        """What `function()`, which talks to no other rank, returns; where it fails on some ranks, all of them fail.
+
+        With the first rank's error, so that nobody waits for a rank that has given up.
+        """
+        value, error = None, None
+        try:
+            value = function()
+        except Exception as caught:
+            error = caught
+        said = self.gather(None if error is None else (isinstance(error, UserError), type(error), str(error)))
+        first = next((rank for rank, what in enumerate(said) if what is not None), None)
+        if first is None:
+            return value  # type: ignore[return-value]
+        if error is not None and first == self.rank:
+            raise error
+        by_user, kind, message = said[first]
+        raise (kind(message) if by_user else TrainingError(f"rank {first}: {kind.__name__}: {message}")) from error
 
     def _reduce(self, values: Sequence[float], operation: Any) -> list[float]:
         tensor = torch.tensor(list(values), dtype=torch.float64)

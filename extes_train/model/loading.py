@@ -72,19 +72,14 @@ def load_model(
     config.json or safetensors, or weights that do not fit the architecture.
     """
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging as transformers_logging
 
-    transformers_logging.disable_progress_bar()  # one per process, for what is mostly a matter of milliseconds
-    path = _checked_path(config.path, "model.path")
-    model_config = read_model_config(path, config.revision)
-    if trees:
-        check_takes_trees(model_config, config.context_length)
+    say_nothing()
+    path, model_config = checked_architecture(config, trees)
     torch_dtype = DTYPES[dtype or config.dtype]
     if config.random_weights:
-        model = AutoModelForCausalLM.from_config(model_config, dtype=torch_dtype)
+        model: Any = _with_random_weights(model_config, torch_dtype)
         return model.to(device)
-    _check_weights(path)
-    _say_large(path)
+    say_large(path)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
@@ -105,6 +100,32 @@ def load_model(
             + "; ".join(f"{key.replace('_', ' ')}: {', '.join(names[:5])}" for key, names in wrong.items() if names)
         )
     return model if quantization is not None else model.to(device)
+
+
+def _with_random_weights(model_config: Any, dtype: torch.dtype) -> PreTrainedModel:
+    """Weights drawn once, in the order of the modules, as transformers draws those of partitioned models.
+
+    Its own way draws torch's initial weights first and throws them away: another seed's worth of numbers, and time.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.initialization import no_init_weights
+
+    with no_init_weights():
+        model = AutoModelForCausalLM.from_config(model_config, dtype=dtype)
+    model.initialize_weights()
+    model.tie_weights()
+    return model
+
+
+def checked_architecture(config: ModelConfig, trees: bool) -> tuple[str, Any]:
+    """`model.path` and the configuration in it; before any weight is read, what `load_model` would refuse is."""
+    path = _checked_path(config.path, "model.path")
+    model_config = read_model_config(path, config.revision)
+    if trees:
+        check_takes_trees(model_config, config.context_length)
+    if not config.random_weights:
+        _check_weights(path)
+    return path, model_config
 
 
 def new_tiny_model(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, seed: int = 0) -> PreTrainedModel:
@@ -191,7 +212,14 @@ def _check_weights(path: str) -> None:
     raise ModelError(f"{path}: no *.safetensors; found {_listing(folder)}")
 
 
-def _say_large(path: str) -> None:
+def say_nothing() -> None:
+    """No progress bars of transformers': one per process, for what is mostly a matter of milliseconds."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+
+
+def say_large(path: str) -> None:
     """Tell that reading weights will take a while, where it will."""
     size = sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
     if size > LARGE_BYTES and rank_variables().rank == 0:

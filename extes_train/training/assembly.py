@@ -102,25 +102,36 @@ def data_digests(config: TrainConfig) -> dict[str, str]:
 
 
 def build_training_engine(config: TrainConfig, group: ProcessGroup) -> tuple[Engine, dict[str, int]]:
-    """The engine around the tuned model, and its numbers of parameters. The same seed on every rank builds it."""
+    """The engine around the tuned model, and its numbers of parameters. The same seed on every rank builds it.
+
+    Under ZeRO-3 the weights are read into partitions and tuned there. Where a rank cannot load the model, all raise.
+    """
     from extes_train.engine.engine import build_engine
+    from extes_train.engine.partitioned_loading import cast_new_weights, load_partitioned, partitioning, whole_size
     from extes_train.model.attention import use_attention
     from extes_train.model.compiling import compile_layers
-    from extes_train.model.loading import load_model
+    from extes_train.model.loading import DTYPES, load_model
     from extes_train.model.tuning import apply_tuning, quantization_config, trainable_parameters
 
     torch.autograd.set_detect_anomaly(config.debug.detect_anomaly)
     seed_everything(config.seed)
-    loaded = load_model(
-        config.model,
-        trees=config.tokens.layout == "tree",
-        device=group.device,
-        quantization=quantization_config(config.tuning),
-    )
-    model = apply_tuning(loaded, config.tuning, config.model.gradient_checkpointing)
+    model = load_partitioned(config, group)
+    if model is None:
+        model = group.together(
+            lambda: load_model(
+                config.model,
+                trees=config.tokens.layout == "tree",
+                device=group.device,
+                quantization=quantization_config(config.tuning),
+            )
+        )
+    seed_everything(config.seed)  # random weights were drawn by all ranks, or by one
+    with partitioning(config, group):
+        model = apply_tuning(model, config.tuning, config.model.gradient_checkpointing)
+    cast_new_weights(model, DTYPES[config.model.dtype])
     use_attention(model, config.model.attention, group.device, config.model.context_length)
-    trainable = sum(p.numel() for p in trainable_parameters(model))
-    total = sum(p.numel() for p in model.parameters())
+    trainable = sum(whole_size(p) for p in trainable_parameters(model))
+    total = sum(whole_size(p) for p in model.parameters())
     if config.model.compile:
         compile_layers(model, config.zero.stage)
     engine = build_engine(model, config, group)

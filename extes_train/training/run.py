@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from extes_train.composition import plain
 from extes_train.config import TrainConfig
 from extes_train.dialogue.files import read_json, write_json, write_text
+from extes_train.engine.config import running_stage
 from extes_train.errors import Interrupted, Requeue, RunDirError, TrainingError, UserError
 from extes_train.model.choosing import describe_attention
 from extes_train.model.flops import peak_flops, throughput, training_flops
@@ -253,10 +254,18 @@ def announce(config: TrainConfig, data: RunData, group: ProcessGroup) -> None:
         f"{'until its budget is used' if steps is None else f'{steps} steps'})",
         file=sys.stderr,
     )
-    for line in (*sides_lines(config, data), *data.train.describe()):
+    for line in (*engine_lines(config), *sides_lines(config, data), *data.train.describe()):
         print(f"  {line}", file=sys.stderr)
     shown = show_sample(config, data, color=sys.stderr.isatty()).splitlines()
     print("\n".join(shown[:SAMPLE_LINES] + (["…"] if len(shown) > SAMPLE_LINES else [])), file=sys.stderr)
+
+
+def engine_lines(config: TrainConfig) -> list[str]:
+    """What runs otherwise than it was asked for."""
+    stage = running_stage(config.zero, config.model.dtype)
+    if stage == config.zero.stage:
+        return []
+    return [f"zero.stage={config.zero.stage} runs as stage {stage} in {config.model.dtype}: its sums are in fp32"]
 
 
 def sides_lines(config: TrainConfig, data: RunData) -> list[str]:

@@ -54,6 +54,30 @@ def test_two_ranks_learn_what_one_does_and_one_goes_on_where_two_stopped(tiny: d
         assert resumed[name] == pytest.approx(tensor.numpy(), abs=2e-5), name
 
 
+def test_partitioned_ranks_learn_what_whole_ones_do(tiny: dict[str, str], tmp_path: Path) -> None:
+    """ZeRO-3, weights read into partitions: stopped, resumed, saved."""
+    from extes_train.train import main
+
+    common = ["tuning=dora", "tuning.r=4", "evaluation.every_steps=3", "model.gradient_checkpointing=true"]
+    partitioned = [
+        "zero=zero3", "zero.stage3_param_persistence_threshold=0", "zero.stage3_max_live_parameters=0",
+        "zero.stage3_max_reuse_distance=0",
+    ]  # fmt: skip
+    main(overrides(tiny, tmp_path / "whole", *common, "zero=zero2"))
+    arguments = overrides(tiny, tmp_path / "parts", *common, *partitioned)
+    stopped = gloo_run(train_on_this_rank, 2, arguments, 4)
+    assert stopped[1] == "SIGTERM: checkpointed at step 4, to be started again"
+    assert gloo_run(train_on_this_rank, 2, arguments) == ["done", "done"]
+
+    whole, parts = metrics(tmp_path / "whole"), metrics(tmp_path / "parts")
+    for key in ("loss", "grad_norm"):
+        assert [line[key] for line in parts] == pytest.approx([line[key] for line in whole], rel=1e-4)
+    want, got = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert want.keys() == got.keys() and any("magnitude" in name for name in want)
+    for name, tensor in want.items():
+        assert got[name] == pytest.approx(tensor.numpy(), abs=2e-5), name
+
+
 def test_ranks_of_different_configurations_stop(tiny: dict[str, str], tmp_path: Path) -> None:
     errors = gloo_run(train_with_own_seed, 2, overrides(tiny, tmp_path / "run"))
     assert all("ranks 1 have another configuration" in error for error in errors)

@@ -165,6 +165,21 @@ def reference_curve(tiny: dict[str, str], tmp_path_factory: pytest.TempPathFacto
     return [line["loss"] for line in metrics(run)]
 
 
+def test_stage_0_in_bf16_trains_as_stage_1_and_says_so(tiny: dict[str, str], tmp_path: Path, capsys: Any) -> None:
+    for stage in (0, 1):
+        main(overrides(tiny, tmp_path / str(stage), f"zero=zero{stage}", "model.dtype=bf16", "optim.max_steps=4"))
+        said = capsys.readouterr().err
+        assert ("zero.stage=0 runs as stage 1 in bf16" in said) == (stage == 0)
+    got, want = metrics(tmp_path / "0"), metrics(tmp_path / "1")
+    for key in ("loss", "grad_norm"):
+        assert [line[key] for line in got] == [line[key] for line in want]
+    last = weights(tmp_path / "1")
+    assert all(weight.equal(last[name]) for name, weight in weights(tmp_path / "0").items())
+    main(overrides(tiny, tmp_path / "fp32", "optim.max_steps=4"))
+    losses = [line["loss"] for line in metrics(tmp_path / "fp32")]
+    assert [line["loss"] for line in got] == pytest.approx(losses, rel=5e-3)  # bf16 has 8 bits
+
+
 def test_budgets_end_a_run(command: list[str], tmp_path: Path) -> None:
     run = tmp_path / "run"
     main([*command, "optim.max_steps=null", "optim.max_targets=1000", "optim.epochs=1000000"])
