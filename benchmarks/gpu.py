@@ -210,7 +210,7 @@ def attempt_case(run: Run, case: dict[str, Any], fill: Callable[[dict[str, Any]]
 
 
 def build_model(run: Run, size: str, tuning: str) -> Any:
-    """A LLaMA with random bf16 weights, tuned as named; adapters in bf16: peft makes them fp32, DeepSpeed casts them."""
+    """A LLaMA with random bf16 weights, tuned as named. peft makes adapters fp32; DeepSpeed casts them, so here too."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from extes_train.model.attention import use_attention
@@ -247,6 +247,7 @@ def compare_layouts(run: Run, model: Any, num_alternatives: int, setting: Settin
         tree, flat = measured["tree"], measured["flat"]
         case["token_ratio"] = case["flat"]["tokens"] / case["tree"]["tokens"]
         case["effective_speedup"] = flat.total / tree.total
+        case["flat_tokens_per_s"] = case["flat"]["tokens"] / tree.total  # of the samples that the trees stand for
         case["loss_diff"] = abs(tree.loss - flat.loss) / abs(flat.loss)
         case |= difference(tree.gradients, flat.gradients)
         case["same_work"] = case["loss_diff"] <= SAME_LOSS and case["grad_diff"] <= SAME_GRADIENTS
@@ -272,7 +273,8 @@ def describe(model: Any, rows: list[Any], found: Measured) -> dict[str, Any]:
     peak = peak_flops(rows[0].device, "bf16")
     return {
         "tokens": tokens, "targets": targets, "rows": len(rows), "tokens_per_s": tokens / found.total,
-        "seconds": found.total, **found.seconds, "rounds": found.rounds, "loss": found.loss,
+        "seconds": found.total, **found.seconds, "host_seconds": found.host_seconds, "rounds": found.rounds,
+        "loss": found.loss,
         "tflops_per_s": work / found.total / 1e12, "mfu": None if peak is None else work / found.total / peak,
         "peak_memory_bytes": found.peak_memory_bytes, "attention": describe_attention(model, rows),
     }  # fmt: skip

@@ -110,9 +110,13 @@ def _add_to(master: Tensor) -> Callable[[Tensor], None]:
 
 @dataclass
 class Measured:
-    """Median seconds of a step by part, its rounds, peak memory, loss (sum of w nll / sum of w) and gradients."""
+    """Median seconds of a step by part, its rounds, peak memory, loss (sum of w nll / sum of w) and gradients.
+
+    `host_seconds` is what the host needs to queue a step's work: where it comes near the whole, the device waits.
+    """
 
     seconds: dict[str, float]
+    host_seconds: float
     rounds: int
     peak_memory_bytes: int | None
     loss: float
@@ -137,10 +141,12 @@ def measure(model: nn.Module, rows: list[Any], rounds: int, at_most_s: float) ->
         optimizer.step()
         peak_memory(device, start_again=True)
         table: list[dict[str, float]] = []
+        queued: list[float] = []
         start = time.monotonic()
         while not table or (len(table) < rounds and time.monotonic() - start < at_most_s):
-            clock = Clock(device)
+            clock, began = Clock(device), time.perf_counter()
             loss = _step(model, rows, optimizer, clock)
+            queued.append(time.perf_counter() - began)
             if not table:
                 gradients = [gradient.clone() for gradient in optimizer.gradients()]
                 clock.mark("copying")
@@ -150,7 +156,8 @@ def measure(model: nn.Module, rows: list[Any], rounds: int, at_most_s: float) ->
             table[-1].pop("copying", None)
         median = {name: statistics.median(spent[name] for spent in table) for name in table[0]}
         weight = sum(float(row.weight_Q.sum()) for row in rows)
-        return Measured(median, len(table), peak_memory(device), float(loss) / weight, gradients)
+        host = statistics.median(queued)
+        return Measured(median, host, len(table), peak_memory(device), float(loss) / weight, gradients)
     finally:
         optimizer.close()
 

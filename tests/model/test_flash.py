@@ -9,13 +9,17 @@ import numpy as np
 import pytest
 import torch
 from model.cpu_kernels import KERNELS
-from model.rows_by_hand import HandRow, add_tree, random_dialogue, tree_row
+from model.rows_by_hand import HandRow, add_tree, random_dialogue, tiny_llama, tree_row
 from torch import Tensor
 
-from extes_train.model.attention import dense_tree_attention
+from extes_train.model.attention import PREFIX, _for_transformers, dense_tree_attention, use_attention
 from extes_train.model.batch import RowBatch, row_batch_from_arrays
+from extes_train.model.config import LoraConfig, LossConfig
 from extes_train.model.flash import FLASH, Kernels, flash_fits, flash_tree_attention, row_sequences
+from extes_train.model.forward import causal_lm
+from extes_train.model.loss import row_loss
 from extes_train.model.trial import trial_row
+from extes_train.model.tuning import apply_tuning, trainable_parameters
 
 SHAPES = {"random": range(4), "plain": range(1), "at the first token": range(1), "trial": range(1), "empty": range(1)}
 CASES = [(name, seed) for name, seeds in SHAPES.items() for seed in seeds]
@@ -124,3 +128,23 @@ def test_what_the_kernels_take() -> None:
     assert flash_fits("cuda", bf16, 128) and flash_fits("cuda", torch.float16, 256)
     refused = [("cpu", bf16, 128), ("cuda", torch.float32, 128), ("cuda", bf16, 264), ("cuda", bf16, 84)]
     assert not any(flash_fits(*case) for case in refused)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_model_through_two_calls(checkpointing: bool) -> None:
+    """Grouped-query attention, LoRA, and layers that run a second time in the backward pass."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(PREFIX + "two_calls", _for_transformers(lambda *given: two_calls(*given[:4])))
+    AttentionMaskInterface.register(PREFIX + "two_calls", sdpa_mask)
+    row, found = a_row("random", 0), []
+    for name in (PREFIX + "two_calls", "sdpa"):
+        torch.manual_seed(0)
+        model = apply_tuning(tiny_llama(), LoraConfig(r=2), checkpointing).train()
+        use_attention(model, "sdpa")
+        causal_lm(model).set_attn_implementation(name)
+        loss, _ = row_loss(model, row, LossConfig())
+        found.append([loss.detach(), *torch.autograd.grad(loss, trainable_parameters(model))])
+    for got, want in zip(*found, strict=True):
+        assert float((got - want).norm()) <= 1e-5 * float(want.norm())
