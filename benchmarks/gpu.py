@@ -32,18 +32,18 @@ from benchmarks.gpu_step import Clock, Measured, difference, first_that_fits, fr
 from benchmarks.machine import describe_machine
 from benchmarks.tree_inputs import build_windows, llama_tokenizer, read_dialogues, small_tokenizer, trees_of
 
-SHAPES = {
-    "8B": {
+SHAPES: dict[str, dict[str, Any]] = {
+    "8B": {  # Llama 3.1's
         "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-        "num_key_value_heads": 8,
+        "num_key_value_heads": 8, "vocab_size": 128_256,
     },
     "1B": {
         "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
-        "num_key_value_heads": 8,
+        "num_key_value_heads": 8, "vocab_size": 32_000,
     },
     "tiny": {
         "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        "num_key_value_heads": 2, "vocab_size": 2048,
     },
 }  # fmt: skip
 TARGETS = {("8B", "lora", 0): {"target_tokens_per_s": 12_500}, ("8B", "lora", 4): {"target_effective_speedup": 6.0}}
@@ -218,8 +218,7 @@ def build_model(run: Run, size: str, tuning: str) -> Any:
     from extes_train.model.tuning import apply_tuning
 
     torch.manual_seed(0)
-    vocab_size = 32_000 if size != "tiny" else 2048
-    config = LlamaConfig(vocab_size=vocab_size, max_position_embeddings=8192, **SHAPES[size])  # type: ignore[arg-type]
+    config = LlamaConfig(max_position_embeddings=8192, **SHAPES[size])
     with torch.device(run.device):
         model = LlamaForCausalLM._from_config(config, attn_implementation="sdpa", dtype=torch.bfloat16)
     tuned = apply_tuning(model, LoraConfig() if tuning == "lora" else FullConfig()).train()
@@ -235,7 +234,7 @@ def compare_layouts(run: Run, model: Any, num_alternatives: int, setting: Settin
 
     if setting.checkpointing:
         enable_gradient_checkpointing(model)
-    case: dict[str, Any] = {**vars(setting)}
+    case: dict[str, Any] = {**vars(setting), "parameters": sum(p.numel() for p in model.parameters())}
     measured: dict[str, Measured] = {}
     for layout in ("tree", "flat") if num_alternatives else ("tree",):
         rows = rows_for(run, layout, num_alternatives, setting.tokens_per_row)
