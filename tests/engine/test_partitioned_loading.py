@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     **{tuning: ("plain", tuning, {}) for tuning in ("full", "dora", "adapter")},
     **{f"{tuning} bf16": ("plain", tuning, {"dtype": "bf16"}) for tuning in ("full", "dora")},
     "lora, random": ("plain", "lora", {"random_weights": True, "gradient_checkpointing": True}),
-    "lora, sharded": ("sharded", "lora", {}),
+    "lora, sharded, offloaded": ("sharded", "lora", {}),
     "full, tied": ("tied", "full", {}),
     "full, other names": ("unprefixed", "full", {}),
 }
@@ -80,6 +81,8 @@ def run_case(name: str, stage: int, folder: Path, group: Any) -> dict[str, Any]:
 
     source, tuning, model = CASES[name]
     config, out = config_for(folder / source, stage, tuning, **model), folder / f"{stage} {name}"
+    if "offloaded" in name and stage == 3:
+        config = replace(config, zero=replace(config.zero, offload_parameters="cpu", offload_optimizer="cpu"))
     engine, counts = build_training_engine(config, group)
     found = {"counts": counts, "held": held(engine), "start": arrays(engine)}
     found["losses"] = train(engine, group, range(SAVED))
