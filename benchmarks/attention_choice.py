@@ -5,7 +5,7 @@ python benchmarks/attention_choice.py [--dtypes fp32 bf16] [--lengths 128 256 â€
 One layer's attention, forward and backward, 8 heads of 64, on made-up trees: turns of 30 tokens of context and 30 of
 response, N alternatives each as short as 12 or as long as 60 tokens. Arms are interleaved; medians. One JSON line: for
 each case the milliseconds of both, calls (kernel calls of the structured path) and density (visible pairs / T^2), and
-a fit `milliseconds = call x calls + pair x visible pairs` (structured), `pair x T^2` (dense), from which
+a fit `milliseconds = call x calls + pair x visible pairs` (structured), `call + pair x T^2` (dense), from which
 extes_train/model/choosing.py has its rule.
 """
 
@@ -82,13 +82,20 @@ def pairs_of(row: RowBatch) -> int:
 
 
 def fit(cases: list[dict[str, Any]]) -> dict[str, float]:
-    """Least squares in relative error: microseconds of a call and of a thousand pairs."""
-    times = np.array([case["structured"] for case in cases])
-    terms = np.array([[case["calls"], case["pairs"]] for case in cases]) / times[:, None]
-    (call, pair), *_ = np.linalg.lstsq(terms, np.ones(len(cases)), rcond=None)
-    squares = np.array([case["tokens"] ** 2 / case["dense"] for case in cases])
-    dense = float((squares @ np.ones(len(cases))) / (squares @ squares))
-    return {"call_us": 1e3 * call, "pairs_us_per_1000": 1e6 * pair, "dense_us_per_1000": 1e6 * dense}
+    """Least squares in relative error, microseconds: a call and a thousand pairs, structured and dense."""
+    call, pair = _fit([(case["calls"], case["pairs"], case["structured"]) for case in cases])
+    dense_call, dense_pair = _fit([(1, case["tokens"] ** 2, case["dense"]) for case in cases])
+    return {
+        "call_us": 1e3 * call, "pairs_us_per_1000": 1e6 * pair,
+        "dense_call_us": 1e3 * dense_call, "dense_us_per_1000": 1e6 * dense_pair,
+    }  # fmt: skip
+
+
+def _fit(cases: list[tuple[int, int, float]]) -> tuple[float, float]:
+    """(a, b) such that a x first + b x second is the third, in milliseconds."""
+    table = np.array(cases, dtype=np.float64)
+    (first, second), *_ = np.linalg.lstsq(table[:, :2] / table[:, 2:], np.ones(len(table)), rcond=None)
+    return float(first), float(second)
 
 
 def main(arguments: list[str]) -> None:

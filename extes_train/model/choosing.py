@@ -1,9 +1,9 @@
 """model.attention=auto: which backend a row goes through, by device, length and shape of its trees.
 
 On a CPU from measurements: benchmarks/attention_choice.py fits the time of structured attention as so much a kernel
-call and so much a visible pair, that of a dense mask as so much a pair, visible or not (one thread, 8 heads of 64,
-rows of 72 to 4,080 tokens; docs/trees.md has the figures). On a GPU nothing is measured by us: the order is that of
-what a backend has to compute, and FlexAttention loses to a dense mask below one to two thousand tokens (public
+call and so much a visible pair, that of a dense mask as so much a call and a pair, visible or not (one thread, 8 heads
+of 64, rows of 72 to 4,080 tokens; docs/trees.md has the figures). On a GPU nothing is measured by us: the order is that
+of what a backend has to compute, and FlexAttention loses to a dense mask below one to two thousand tokens (public
 reports). A GPU backend that fails its trial (trial.py) is passed over.
 """
 
@@ -26,15 +26,16 @@ FLEX_FROM_TOKENS = 2048
 
 @dataclass(frozen=True)
 class CpuCost:
-    """Microseconds of a layer, forward and backward: a kernel call, a visible pair, a pair of the dense mask."""
+    """Microseconds of a layer, forward and backward, of structured attention and of a dense mask: a call, a pair."""
 
     call: float
     pair: float
+    dense_call: float
     dense_pair: float
 
 
 # the fits of benchmarks/attention_choice.py: 2 virtual cores of an AMD EPYC (AVX-512), torch 2.13
-CPU_COSTS = {torch.float32: CpuCost(289, 0.140, 0.107), torch.bfloat16: CpuCost(950, 0.125, 0.092)}
+CPU_COSTS = {torch.float32: CpuCost(203, 0.150, 299, 0.103), torch.bfloat16: CpuCost(321, 0.136, 2350, 0.082)}
 
 
 def pick(row: RowBatch, heads: Heads, refused: Callable[[str, Heads], str | None] = failure) -> tuple[str, str]:
@@ -48,7 +49,7 @@ def pick(row: RowBatch, heads: Heads, refused: Callable[[str, Heads], str | None
         return "sdpa", f"fewer than {FLEX_FROM_TOKENS} tokens" if short else "no other backend passed its trial"
     cost = CPU_COSTS.get(heads.dtype, CPU_COSTS[torch.float32])
     structured = cost.call * kernel_calls(row) + cost.pair * visible_pairs(row)
-    if structured <= cost.dense_pair * tokens**2:
+    if structured <= cost.dense_call + cost.dense_pair * tokens**2:
         return "structured", "masked pairs would cost more than its calls"
     return "sdpa", "short: a dense mask costs less than many calls"
 
