@@ -22,7 +22,7 @@ setup(
     entry_points={"console_scripts": ["extes = launch.main:main"]},
     install_requires=[
         "torch>=2.6,<2.14",
-        "deepspeed>=0.16",
+        "deepspeed>=0.19",
         "transformers>=5.0",
         "peft>=0.18",
         "datasets>=4.0",

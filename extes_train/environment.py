@@ -47,6 +47,16 @@ def exit_record_directory() -> Path | None:
     return Path(given) if given else None
 
 
+def in_slurm_job() -> bool:
+    """True inside a job of Slurm."""
+    return "SLURM_JOB_ID" in os.environ
+
+
+def malloc_threshold() -> str | None:
+    """MALLOC_MMAP_THRESHOLD_: from how many bytes on glibc gives freed memory back at once; None: as it likes."""
+    return os.environ.get("MALLOC_MMAP_THRESHOLD_")
+
+
 def wandb_key_present() -> bool:
     """True when wandb can reach its server with a key from the environment or its netrc."""
     if os.environ.get("WANDB_API_KEY"):

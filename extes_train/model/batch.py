@@ -73,12 +73,17 @@ class RowBatch:
         return self.cache["allowed"]
 
     def to(self, device: torch.device | str) -> RowBatch:
-        """The same row on `device`, copied without waiting where the memory is pinned."""
+        """The same row on `device`."""
         if torch.device(device) == self.device:
             return self
         names = ("ids_1T", "position_1T", "tree_T", "branch_T", "attach_T", "target_Q", "predictor_Q", "weight_Q")
-        tensors = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
+        tensors = {name: send(getattr(self, name), torch.device(device)) for name in names}
         return RowBatch(spans=self.spans, **tensors)
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A copy on `device`; from memory that is not pinned it would wait for all work there."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def row_batch_from_arrays(row: Any, device: torch.device | str = "cpu") -> RowBatch:

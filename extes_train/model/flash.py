@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from extes_train.model.batch import RowBatch
+from extes_train.model.batch import RowBatch, send
 
 LARGEST_HEAD = 256
 
@@ -141,10 +141,10 @@ def build_sequences(queries: list[range], keys: list[list[range]], device: torch
     query_lengths = [len(query) for query in queries]
     key_lengths = [sum(map(len, key)) for key in keys]
     return Sequences(
-        _send(_indices(queries), device),
-        _send(_indices(piece for key in keys for piece in key), device),
-        _send(_offsets(query_lengths), device),
-        _send(_offsets(key_lengths), device),
+        send(_indices(queries), device),
+        send(_indices(piece for key in keys for piece in key), device),
+        send(_offsets(query_lengths), device),
+        send(_offsets(key_lengths), device),
         max(query_lengths),
         max(key_lengths),
     )
@@ -156,11 +156,6 @@ def _indices(ranges: Iterable[range]) -> Tensor:
 
 def _offsets(lengths: list[int]) -> Tensor:
     return torch.tensor([0, *lengths]).cumsum(0).to(torch.int32)
-
-
-def _send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy from memory that is not pinned would wait for all work on the device."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _flash_forward(

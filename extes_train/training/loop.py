@@ -16,7 +16,7 @@ import torch
 
 from extes_train.errors import TrainingError
 from extes_train.training.budget import Budget, Spent
-from extes_train.training.memory import peak_memory_bytes
+from extes_train.training.memory import keep_freed_memory, peak_memory_bytes
 from extes_train.training.schedule import learning_rate
 from extes_train.training.signals import GO_ON, INTERRUPT, OUT_OF_TIME, REQUEUE, StopRequest
 from extes_train.training.step_data import Ahead, Share, StepSource
@@ -95,6 +95,7 @@ def train(
     `spent` is kept up to date. Raises TrainingError for a loss that is not finite, or a step without targets.
     """
     rehearse(engine, source)
+    keep_freed_memory()
     interval = Interval(torch.zeros((), device=engine.device))
     before, started = spent.seconds, time.monotonic()
     reason, lr, grad_norm = GO_ON, 0.0, 0.0

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine.test_zero import step_rows
+from engine.test_zero import backward_pass, step_rows
 from model.rows_by_hand import tiny_llama
 from support import gloo_run
 
@@ -51,14 +51,8 @@ def train(engine: Any, group: Any, steps: range) -> list[float]:
     losses = []
     for step in steps:
         rows = [row_batch_from_arrays(row) for row in step_rows(step)[group.rank]]
-        (weight,) = group.sum([sum(float(row.weight_Q.sum()) for row in rows)])
-        total = 0.0
-        for index, row in enumerate(rows):
-            loss = engine.loss(row)[0] / weight
-            engine.backward(loss, is_boundary=index == len(rows) - 1)
-            total += float(loss.detach())
+        losses.append(backward_pass(engine, group, rows))
         engine.step(LR)
-        losses.append(group.sum([total])[0])
     return losses
 
 

@@ -84,18 +84,24 @@ def plain_run(tuning: str) -> tuple[list[float], list[float], dict[str, torch.Te
     return losses, norms, {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
+def backward_pass(engine: Any, group: Any, batches: list[RowBatch]) -> float:
+    """Loss and gradients of a step whose rows on this rank are `batches`; returns the loss over all ranks."""
+    (weight,) = group.sum([sum(float(batch.weight_Q.sum()) for batch in batches)])
+    total = 0.0
+    for index, batch in enumerate(batches):
+        loss = engine.loss(batch)[0] / weight
+        engine.backward(loss, is_boundary=index == len(batches) - 1)
+        total += float(loss.detach())
+    (summed,) = group.sum([total])
+    return float(summed)
+
+
 def train_steps(engine: Any, group: Any, steps: range, flat: str | None = None) -> tuple[list[float], list[float]]:
     losses, norms = [], []
     for step in steps:
         batches: list[RowBatch] = [row_batch_from_arrays(row) for row in step_rows(step, flat)[group.rank]]
-        (weight,) = group.sum([sum(float(batch.weight_Q.sum()) for batch in batches)])
-        total = 0.0
-        for index, batch in enumerate(batches):
-            loss = engine.loss(batch)[0] / weight
-            engine.backward(loss, is_boundary=index == len(batches) - 1)
-            total += float(loss.detach())
+        losses.append(backward_pass(engine, group, batches))
         norms.append(float(engine.step(learning_rate(step))))
-        losses.append(group.sum([total])[0])
     return losses, norms
 
 

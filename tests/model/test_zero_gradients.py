@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from engine.test_zero import backward_pass
 from model.rows_by_hand import flat_row, random_dialogue, tiny_llama, tree_row
 from support import gloo_run
 from torch import nn
@@ -50,15 +51,9 @@ def step_gradients(engine: Any, group: Any, layout: str) -> tuple[float, dict[st
     """Loss and full gradients, reduced over the ranks; the optimizer does not step."""
     from deepspeed.utils import safe_get_full_grad
 
-    rows = rows_of(group.rank, layout)
-    (weight,) = group.sum([sum(float(row.weight_Q.sum()) for row in rows)])
-    total = 0.0
-    for index, row in enumerate(rows):
-        loss = engine.loss(row)[0] / weight
-        engine.backward(loss, is_boundary=index == len(rows) - 1)
-        total += float(loss.detach())
+    loss = backward_pass(engine, group, rows_of(group.rank, layout))
     moving = [(name, p) for name, p in engine.model.named_parameters() if p.requires_grad]
-    return group.sum([total])[0], {name: safe_get_full_grad(p).clone() for name, p in moving}
+    return loss, {name: safe_get_full_grad(p).clone() for name, p in moving}
 
 
 def new_model(tuning: str, checkpointing: bool, dtype: str) -> nn.Module:
