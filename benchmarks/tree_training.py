@@ -34,8 +34,11 @@ def main() -> None:
     options = parse()
     import torch
 
+    from extes_train.training.memory import keep_freed_memory
+
     if options.threads:
         torch.set_num_threads(options.threads)
+    keep_freed_memory()  # as in training; or an arm fetches again what the one before it gave back
     tokenizer = small_tokenizer()
     cases = []
     for size in options.models:
