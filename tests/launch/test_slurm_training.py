@@ -134,7 +134,7 @@ def test_a_run_survives_everything_and_ends_the_same(
         limit = -(-(elapsed + 40) // 60)  # minutes; at least 40 s are left, so that nobody is killed while stopped
         cluster.command("scontrol", "update", f"JobId={job}", f"TimeLimit={limit}")
         time.sleep(32 + max(0, 60 * limit - elapsed - 60))  # the signal is due 60 s before the limit
-        cluster.signal_job(job, signal.SIGCONT)
+        cluster.wake_job(job)
 
     disturbances: list[tuple[str, Callable[[], object]]] = [
         ("scancel --signal", lambda: cluster.command("scancel", "--signal=USR2", job)),

@@ -109,6 +109,10 @@ class SlurmCluster:
         wanted = {"SLURM_JOB_ID": job, **({"RANK": str(rank)} if rank is not None else {})}
         assert self._signal_processes(wanted, number, ranks_only=True), f"no worker of job {job}"
 
+    def wake_job(self, job: str) -> None:
+        """Let stopped workers of a job go on. Slurm may have woken them itself, and they may have ended since."""
+        self._signal_processes({"SLURM_JOB_ID": job}, signal.SIGCONT, ranks_only=True)
+
     def _signal_processes(self, wanted: dict[str, str], number: int, ranks_only: bool = False) -> int:
         """Signal this cluster's processes with these variables; only ranks with `ranks_only`."""
         lines = [f"SLURM_CONF={self.conf}", *(f"{key}={value}" for key, value in wanted.items())]
