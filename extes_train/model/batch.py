@@ -77,7 +77,7 @@ class RowBatch:
         if torch.device(device) == self.device:
             return self
         names = ("ids_1T", "position_1T", "tree_T", "branch_T", "attach_T", "target_Q", "predictor_Q", "weight_Q")
-        tensors = {name: send(getattr(self, name), torch.device(device)) for name in names}
+        tensors: dict[str, Any] = {name: send(getattr(self, name), torch.device(device)) for name in names}
         return RowBatch(spans=self.spans, **tensors)
 
 
