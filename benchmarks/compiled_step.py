@@ -25,7 +25,7 @@ from benchmarks.tree_arms import build_arms, run_step
 from benchmarks.tree_inputs import SHAPES, new_model, read_dialogues, small_tokenizer
 from benchmarks.tree_training import torch_dtype
 from extes_train.model.compiling import compile_layers
-from extes_train.training.memory import keep_freed_memory
+from extes_train.training.freed_memory import keep_freed_memory
 
 
 def main() -> None:

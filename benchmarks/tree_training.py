@@ -34,7 +34,7 @@ def main() -> None:
     options = parse()
     import torch
 
-    from extes_train.training.memory import keep_freed_memory
+    from extes_train.training.freed_memory import keep_freed_memory
 
     if options.threads:
         torch.set_num_threads(options.threads)

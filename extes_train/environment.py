@@ -6,6 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+# what launchers set MALLOC_MMAP_THRESHOLD_ to on a CPU: else glibc keeps up to twice what is in use (docs/memory.md)
+GIVE_BACK_THRESHOLD = "1048576"
+
 
 @dataclass(frozen=True)
 class RankVariables:

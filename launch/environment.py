@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from extes_train.environment import GIVE_BACK_THRESHOLD
+
 
 def worker_environment(extra: Mapping[str, str], processes: int, exit_records: Path | None) -> dict[str, str]:
     """The environment of workers: threads shared out among `processes`, no spinning, records of how each ended."""
@@ -18,8 +20,7 @@ def worker_environment(extra: Mapping[str, str], processes: int, exit_records: P
     environment.setdefault("TOKENIZERS_PARALLELISM", "false")
     if not visible_gpus():
         environment.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed would look for one and warn
-        # glibc keeps what is freed: on CPU the peak is up to twice what is in use (docs/memory.md)
-        environment.setdefault("MALLOC_MMAP_THRESHOLD_", "1048576")
+        environment.setdefault("MALLOC_MMAP_THRESHOLD_", GIVE_BACK_THRESHOLD)
     if exit_records is not None:
         environment["EXTES_EXIT_RECORDS"] = str(exit_records)
     # workers must import this code wherever they start

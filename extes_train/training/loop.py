@@ -16,7 +16,8 @@ import torch
 
 from extes_train.errors import TrainingError
 from extes_train.training.budget import Budget, Spent
-from extes_train.training.memory import keep_freed_memory, peak_memory_bytes
+from extes_train.training.freed_memory import keep_freed_memory
+from extes_train.training.memory import peak_memory_bytes
 from extes_train.training.schedule import learning_rate
 from extes_train.training.signals import GO_ON, INTERRUPT, OUT_OF_TIME, REQUEUE, StopRequest
 from extes_train.training.step_data import Ahead, Share, StepSource

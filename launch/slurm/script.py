@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from extes_train.environment import GIVE_BACK_THRESHOLD
 from extes_train.errors import ConfigError
 from launch.config import SlurmConfig
 
@@ -122,8 +123,7 @@ def site_lines(job: Job, launcher: SlurmConfig) -> list[str]:
         "OMP_WAIT_POLICY": "passive",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
-        # glibc keeps what is freed: on CPU the peak is up to twice what is in use (docs/memory.md)
-        **({} if job.gpus_per_node else {"MALLOC_MMAP_THRESHOLD_": "1048576"}),
+        **({} if job.gpus_per_node else {"MALLOC_MMAP_THRESHOLD_": GIVE_BACK_THRESHOLD}),
         **launcher.network,
         **launcher.environment,
         **job.environment,

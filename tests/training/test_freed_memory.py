@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from extes_train.training import memory
+from extes_train.training import freed_memory
 
 CHILD = """
 import resource, torch
-from extes_train.training.memory import keep_freed_memory
+from extes_train.training.freed_memory import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -52,10 +52,10 @@ def test_what_was_decided_elsewhere_stays(variables: dict[str, str]) -> None:
 def test_short_memory_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SLURM_JOB_ID", "MALLOC_MMAP_THRESHOLD_"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(memory, "available_bytes", lambda: 2 * memory.peak_memory_bytes())
-    assert memory.keep_freed_memory() is False
+    monkeypatch.setattr(freed_memory, "available_bytes", lambda: 2 * freed_memory.peak_memory_bytes())
+    assert freed_memory.keep_freed_memory() is False
 
 
 def test_available_memory_is_that_of_a_machine() -> None:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert 0 < memory.available_bytes() < total
+    assert 0 < freed_memory.available_bytes() < total
