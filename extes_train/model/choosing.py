@@ -130,4 +130,5 @@ def describe_attention(model: nn.Module, rows: Iterable[RowBatch]) -> list[str]:
     name = causal_lm(model).config._attn_implementation.removeprefix(PREFIX)
     if name != "auto":
         return [f"{name} for all rows (model.attention)"]
-    return describe_picks(rows, model_heads(model, next(model.parameters()).device))
+    rows = list(rows)
+    return describe_picks(rows, model_heads(model, rows[0].device)) if rows else []

@@ -36,8 +36,9 @@ def nll_kernel(name: str, device: torch.device) -> NllKernel:
     return {"torch": torch_nll, "liger": liger_nll}[choose_kernel(name, device)[0]]
 
 
+@cache
 def choose_kernel(name: str, device: torch.device) -> tuple[str, str]:
-    """("torch" or "liger", why). Raises ConfigError where `name` cannot run on `device`."""
+    """("torch" or "liger", why), found once: every row asks. Raises ConfigError where `name` cannot run on `device`."""
     if name == "torch":
         return "torch", "loss.kernel"
     obstacle = liger_obstacle(device)

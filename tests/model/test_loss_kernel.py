@@ -50,6 +50,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
     """Installs the package: `installed(release, one)`; a `one` other than 1 is a gradient that is wrong."""
 
     def forget() -> None:
+        nll.choose_kernel.cache_clear()
         nll.liger_obstacle.cache_clear()
         nll._liger_function.cache_clear()
         for name in [name for name in sys.modules if name.split(".")[0] == "liger_kernel"]:
