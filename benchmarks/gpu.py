@@ -291,9 +291,11 @@ def by_row(run: Run) -> list[dict[str, Any]]:
             for alternatives in (0, 4):
                 case = {"attention": name, "tokens_per_row": tokens, "alternatives": alternatives}
                 row = build_row(tokens, alternatives, 30).to(run.device)
-                cases.append(
-                    attempt_case(run, case, lambda it, n=name, r=row: it.update(attention_ms(n, r, heads)))  # type: ignore[misc]
-                )
+
+                def fill(it: dict[str, Any], name: str = name, row: Any = row) -> None:
+                    it |= attention_ms(name, row, heads)
+
+                cases.append(attempt_case(run, case, fill))
     return cases
 
 

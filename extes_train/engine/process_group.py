@@ -64,15 +64,16 @@ class ProcessGroup:
 
         With the first rank's error, so that nobody waits for a rank that has given up.
         """
-        value, error = None, None
+        values: list[Result] = []
+        error = None
         try:
-            value = function()
+            values.append(function())
         except Exception as caught:
             error = caught
         said = self.gather(None if error is None else (isinstance(error, UserError), type(error), str(error)))
         first = next((rank for rank, what in enumerate(said) if what is not None), None)
         if first is None:
-            return value  # type: ignore[return-value]
+            return values[0]
         if error is not None and first == self.rank:
             raise error
         by_user, kind, message = said[first]

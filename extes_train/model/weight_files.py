@@ -34,7 +34,8 @@ def stored_weights(path: str, revision: str | None) -> dict[str, StoredWeight]:
     found = {}
     for file in files:
         with safe_open(file, framework="pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 (not a dictionary)
+            names = opened.keys()
+            for name in names:
                 found[name] = StoredWeight(str(file), tuple(opened.get_slice(name).get_shape()))
     return found
 
