@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import json
 import socket
 import subprocess
@@ -17,11 +18,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.memory import resident  # noqa: E402
-from launch.environment import worker_environment  # noqa: E402
+from benchmarks.machine import describe_machine
+from benchmarks.memory import resident
+from launch.environment import worker_environment
 
 LAYERS, WIDTH, VOCABULARY = 16, 1024, 32000
 
@@ -42,8 +43,8 @@ def write_model(folder: str, layers: int, dtype: str) -> int:
 
 def measure(folder: str, tuning: str, dtype: str, whole: bool) -> dict[str, int]:
     """In a child, one of the ranks: MiB at the peak and at the end of loading, and of the engine's start."""
-    import deepspeed  # noqa: F401
-    import peft  # noqa: F401
+    for package in ("deepspeed", "peft"):  # so that their imports count for nothing
+        importlib.import_module(package)
 
     from extes_train.engine import engine as engines
     from extes_train.engine import partitioned_loading
@@ -111,7 +112,8 @@ def main() -> None:
                 rows.append({"tuning": tuning, "dtype": dtype, "loaded": way})
                 rows[-1]["mib_by_rank"] = run([folder, tuning, dtype, way], given.ranks)
                 print(rows[-1], file=sys.stderr)
-    print(json.dumps({"benchmark": "partitioned_loading", "parameters": parameters, "combinations": rows}))
+    result = {"benchmark": "partitioned_loading", "parameters": parameters, "combinations": rows}
+    print(json.dumps({**result, **describe_machine()}))
 
 
 if __name__ == "__main__":
